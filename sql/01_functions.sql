@@ -1,0 +1,31 @@
+-- SQL functions. ClickHouse keeps functions in one server-wide namespace, so all but the contract's own carry `vdx_`.
+
+-- encoder_info(): the encoder's model, dimension, precision, counters and last error.
+-- Example: SELECT encoder_info()['dimension']
+CREATE OR REPLACE FUNCTION encoder_info AS () -> vdx_encoder_info('');
+
+-- vdx_normalize(vector): the vector scaled to length 1.
+-- Example: SELECT vdx_normalize([3, 4])
+CREATE OR REPLACE FUNCTION vdx_normalize AS (vector) -> vector / L2Norm(vector);
+
+-- vdx_sigmoid(logit): the probability of a logit.
+-- Example: SELECT vdx_sigmoid(0)
+CREATE OR REPLACE FUNCTION vdx_sigmoid AS (logit) -> 1 / (1 + exp(-logit));
+
+-- vdx_softmax(logits): probabilities that add up to 1.
+-- Example: SELECT vdx_softmax([1, 1])
+CREATE OR REPLACE FUNCTION vdx_softmax AS (logits) ->
+    arrayMap(x -> exp(x - arrayMax(logits)), logits) / arraySum(arrayMap(x -> exp(x - arrayMax(logits)), logits));
+
+-- vdx_prompt(template, label): the template with the label in place of {}.
+-- Example: SELECT vdx_prompt('a photo of a {}.', 'cat')
+CREATE OR REPLACE FUNCTION vdx_prompt AS (template, label) -> replaceAll(template, '{}', label);
+
+-- vdx_sgd_step(weight, vectors, labels, learning_rate): one step of gradient descent on the mean binary cross-entropy of
+-- a linear classifier without bias; the weight is L2-normalised before the step, not after it.
+-- Example: SELECT vdx_sgd_step([1., 0.], [[1., 0.], [0., 1.]], [1, 0], 0.1)
+CREATE OR REPLACE FUNCTION vdx_sgd_step AS (weight, vectors, labels, learning_rate) ->
+    arrayMap(
+        unit -> unit - learning_rate * arrayReduce('avgForEach', arrayMap(
+            (vector, label) -> vector * (vdx_sigmoid(dotProduct(vector, unit)) - label), vectors, labels)),
+        [vdx_normalize(weight)])[1];

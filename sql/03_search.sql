@@ -1,0 +1,97 @@
+-- Searches. Each is a parameterised view: SELECT * FROM search_text(query = 'a cat', k = 9).
+-- All answer (id, source, dataset, distance), nearest first, through the vector index up to k = 1000 (ClickHouse's
+-- max_limit_for_vector_search_queries) and by an exact scan beyond.
+
+-- search_text(query, k): the k images nearest to a text.
+-- Example: SELECT * FROM search_text(query = 'a red circle', k = 9)
+CREATE OR REPLACE VIEW search_text AS
+SELECT id, source, dataset, cosineDistance(vector, encode_text({query:String})) AS distance
+FROM images
+ORDER BY distance
+LIMIT {k:UInt32};
+
+-- search_image(image, k): the k images nearest to a picture, given as encode_image takes it.
+-- Example: SELECT * FROM search_image(image = '/pictures/query.png', k = 9)
+CREATE OR REPLACE VIEW search_image AS
+SELECT id, source, dataset, cosineDistance(vector, encode_image({image:String})) AS distance
+FROM images
+ORDER BY distance
+LIMIT {k:UInt32};
+
+-- search_vector(vector, k): the k images nearest to a vector, for example a classifier's weight.
+-- Example: SELECT * FROM search_vector(vector = (SELECT encode_text('a red circle')), k = 9)
+CREATE OR REPLACE VIEW search_vector AS
+SELECT id, source, dataset, cosineDistance(vector, {vector:Array(Float32)}) AS distance
+FROM images
+ORDER BY distance
+LIMIT {k:UInt32};
+
+-- search_id(image_id, k): the k images most similar to one of the table, itself left out.
+-- Example: SELECT * FROM search_id(image_id = 42, k = 9)
+CREATE OR REPLACE VIEW search_id AS
+SELECT id, source, dataset, distance
+FROM
+(
+    SELECT id, source, dataset, cosineDistance(vector, (SELECT vector FROM images WHERE id = {image_id:UInt64} LIMIT 1)) AS distance
+    FROM images
+    ORDER BY distance
+    LIMIT {k:UInt32} + 1
+)
+WHERE id != {image_id:UInt64}
+ORDER BY distance
+LIMIT {k:UInt32};
+
+-- search_text_excluding(query, exclude, k): as search_text, without the images whose ids are listed.
+-- Example: SELECT * FROM search_text_excluding(query = 'a red circle', exclude = [42, 43], k = 9)
+CREATE OR REPLACE VIEW search_text_excluding AS
+SELECT id, source, dataset, distance
+FROM
+(
+    -- The index finds neighbours before a filter sees them, so as many more are fetched as may be left out.
+    SELECT id, source, dataset, cosineDistance(vector, encode_text({query:String})) AS distance
+    FROM images
+    ORDER BY distance
+    LIMIT {k:UInt32} + length({exclude:Array(UInt64)})
+)
+WHERE NOT has({exclude:Array(UInt64)}, id)
+ORDER BY distance
+LIMIT {k:UInt32};
+
+-- search_text_where(query, dataset, attribute, value, k): as search_text within one data set ('' for all) and, unless
+-- attribute is '', with attributes[attribute] = value. Takes the k best of the index's 1000 nearest where as many pass
+-- the filter; a filter that leaves fewer is searched exactly, so no match is missed.
+-- Example: SELECT * FROM search_text_where(query = 'a red circle', dataset = '', attribute = 'background', value = 'white', k = 9)
+CREATE OR REPLACE VIEW search_text_where AS
+WITH
+    near AS
+    (
+        SELECT id, source, dataset, distance
+        FROM
+        (
+            SELECT id, source, dataset, attributes, cosineDistance(vector, encode_text({query:String})) AS distance
+            FROM images
+            ORDER BY distance
+            LIMIT 1000
+        )
+        WHERE ({dataset:String} = '' OR dataset = {dataset:String})
+            AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})
+        ORDER BY distance
+        LIMIT {k:UInt32}
+    ),
+    (SELECT count() FROM near) AS found
+SELECT id, source, dataset, distance
+FROM
+(
+    SELECT id, source, dataset, distance FROM near WHERE found = {k:UInt32}
+    UNION ALL
+    -- The sum keeps this branch from the index, which would look at the filter too late.
+    SELECT id, source, dataset, cosineDistance(vector, encode_text({query:String})) + 0 AS distance
+    FROM images
+    WHERE found < {k:UInt32}
+        AND ({dataset:String} = '' OR dataset = {dataset:String})
+        AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})
+    ORDER BY distance
+    LIMIT {k:UInt32}
+)
+ORDER BY distance
+LIMIT {k:UInt32};

@@ -1,0 +1,27 @@
+-- Zero-shot labels in plain SQL, with prompt templates from a table. classify() does the same with the default set.
+
+-- label_embeddings(labels, template_set): each label's unit vector, its prompts' embeddings averaged.
+-- Example: SELECT label, length(embedding) FROM label_embeddings(labels = ['red', 'blue'], template_set = 'default')
+CREATE OR REPLACE VIEW label_embeddings AS
+SELECT label, vdx_normalize(avgForEach(encode_text(vdx_prompt(template, label)))) AS embedding
+FROM prompt_templates
+ARRAY JOIN {labels:Array(String)} AS label
+WHERE template_set = {template_set:String}
+GROUP BY label;
+
+-- zero_shot(labels, template_set): for every image its most probable label, and the probability of each.
+-- Example: SELECT label, count() FROM zero_shot(labels = ['red', 'blue'], template_set = 'default') GROUP BY label
+CREATE OR REPLACE VIEW zero_shot AS
+WITH
+    (
+        SELECT (groupArray(label), groupArray(embedding))
+        FROM label_embeddings(labels = {labels:Array(String)}, template_set = {template_set:String})
+    ) AS known,
+    toFloat64(encoder_info()['logit_scale']) AS logit_scale,
+    vdx_softmax(arrayMap(embedding -> logit_scale * dotProduct(vector, embedding), known.2)) AS odds
+SELECT
+    id, source, dataset,
+    known.1[indexOf(odds, arrayMax(odds))] AS label,
+    arrayMax(odds) AS probability,
+    CAST((known.1, odds), 'Map(String, Float64)') AS probabilities
+FROM images;

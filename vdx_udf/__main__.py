@@ -1,0 +1,5 @@
+"""`python -m vdx_udf` is the `vdx` command."""
+
+from vdx_udf.cli import main
+
+main(prog_name="vdx")

@@ -1,0 +1,166 @@
+"""The `vdx` command. Commands import what they need when they run, so that each starts at once."""
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from vdx_udf import __version__, settings
+
+PATH = click.Path(path_type=Path)
+
+
+class Group(click.Group):
+    """Turns the package's own errors into one line and exit code 1."""
+
+    def invoke(self, context: click.Context):
+        from vdx_udf.errors import USER_ERRORS, readable
+
+        try:
+            return super().invoke(context)
+        except USER_ERRORS as error:
+            raise click.ClickException(readable(error)) from error
+
+
+@click.group(cls=Group)
+@click.version_option(__version__, prog_name="vdx-udf")
+def main() -> None:
+    """ClickHouse as a visual dataset explorer: CLIP embeddings as SQL functions."""
+
+
+@main.command()
+@click.option("--socket", "path", type=PATH, required=True, help="Unix socket to listen on; created with mode 0600.")
+@click.option("--model", default=settings.model_name, show_default="VDX_MODEL, else " + settings.DEFAULT_MODEL)
+@click.option("--allow", "folders", type=PATH, multiple=True, help="Folder that encode_image(path) may read; repeatable.")
+@click.option("--urls", is_flag=True, help="Let encode_image fetch http(s) URLs.")
+@click.option("--idle-seconds", type=float, help="Stop after this long without a request.  [default: never]")
+def serve(path: Path, model: str, folders: tuple[Path, ...], urls: bool, idle_seconds: float | None) -> None:
+    """Run the encoder service: one model for all functions and workers of this machine."""
+    from vdx_udf.service import Service
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    service = Service(path, idle_seconds)  # before the model: a second instance must end at once
+    from vdx_udf.encoder import Encoder
+    from vdx_udf.image import ImageSource
+    from vdx_udf.model import Clip
+
+    service.serve(Encoder(Clip(model), ImageSource(folders, urls)))
+
+
+def _layout(prefix: Path | None, config_dir: Path | None, data_dir: Path | None, user: str | None):
+    from vdx_udf.install import Layout
+
+    if prefix and (config_dir or data_dir):
+        raise click.UsageError("--prefix is for the embedded engine, --config-dir and --data-dir are for a server")
+    if prefix:
+        return Layout.embedded(prefix)
+    if config_dir and data_dir:
+        return Layout.server(config_dir, data_dir, user)
+    raise click.UsageError("name --prefix DIR (embedded engine), or --config-dir and --data-dir (server)")
+
+
+def _places(command):
+    """The options that say where the bundle lies."""
+    for option in reversed(
+        (
+            click.option("--prefix", type=PATH, help="One folder for the embedded engine."),
+            click.option("--config-dir", type=PATH, help="A server's configuration, e.g. /etc/clickhouse-server."),
+            click.option("--data-dir", type=PATH, help="A server's data, e.g. /var/lib/clickhouse."),
+            click.option("--user", help="Owner of the files, e.g. clickhouse; needs root."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_places
+@click.option("--model", default=settings.model_name, show_default="VDX_MODEL, else " + settings.DEFAULT_MODEL)
+@click.option("--dry-run", is_flag=True, help="Say what would be written, write nothing.")
+def install(prefix, config_dir, data_dir, user, model: str, dry_run: bool) -> None:
+    """Lay the bundle into a server's folders or into one prefix for the embedded engine."""
+    from vdx_udf.install import install as lay
+
+    layout = _layout(prefix, config_dir, data_dir, user)
+    for action, path in lay(layout, model, dry_run):
+        click.echo(f"{action}  {path}")
+    if dry_run:
+        click.echo("nothing was written (--dry-run)")
+    elif prefix:
+        click.echo(f"next: vdx sql --prefix {prefix} -f {layout.sql}")
+    else:
+        click.echo(f"next: SYSTEM RELOAD CONFIG; SYSTEM RELOAD FUNCTIONS; then vdx sql --url http://... -f {layout.sql}")
+
+
+@main.command()
+@_places
+def uninstall(prefix, config_dir, data_dir, user) -> None:
+    """Remove what `vdx install` wrote; tables and pictures stay."""
+    from vdx_udf.install import uninstall as remove
+
+    for path in remove(_layout(prefix, config_dir, data_dir, user)):
+        click.echo(f"remove  {path}")
+
+
+def _target(command):
+    """The options that say which engine to talk to."""
+    command = click.option("--url", help="A server: http://user:password@host:8123/database.")(command)
+    return click.option(
+        "--prefix", type=PATH, help="The embedded engine over this prefix.  [default: VDX_PREFIX, else demo-output/engine]"
+    )(command)
+
+
+def _client(prefix: Path | None, url: str | None):
+    from vdx_udf import engine
+
+    if prefix and url:
+        raise click.UsageError("--prefix is for the embedded engine, --url for a server: name one")
+    return engine.connect_server(url) if url else engine.connect_embedded(prefix or engine.default_prefix())
+
+
+@main.command()
+@_target
+@click.option("-q", "--query", help="Statements to run, separated by semicolons.")
+@click.option("-f", "--file", "files", type=click.Path(path_type=Path, exists=True), multiple=True,
+              help="A file of statements, or a folder of numbered ones; repeatable.")  # fmt: skip
+@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="Value of {NAME:Type}; repeatable.")
+@click.option("--format", "output", help="Output format.  [default: PrettyCompact on a terminal, else TabSeparated]")
+def sql(prefix, url, query: str | None, files: tuple[Path, ...], parameters: tuple[str, ...], output: str | None) -> None:
+    """Run SQL on the embedded engine or on a server; without -q or -f, an interactive prompt."""
+    from vdx_udf import shell
+    from vdx_udf.engine import split_statements, sql_files
+
+    values = dict(shell.parse_parameter(p) for p in parameters)
+    session = shell.Session(_client(prefix, url), values, output or shell.default_format())
+    statements = [s for f in files for path in sql_files(f) for s in split_statements(path.read_text())]
+    statements += split_statements(query or "")
+    if not query and not files:
+        shell.interact(session)
+    for statement in statements:
+        session.run(statement)
+
+
+@main.command()
+@_target
+def doctor(prefix, url) -> None:
+    """Say in one screen whether every part works, and what to do where one does not."""
+    from vdx_udf.doctor import examine
+
+    healthy = True
+    for check in examine(_client(prefix, url)):
+        healthy &= check.good
+        click.echo(f"{click.style('ok  ', 'green') if check.good else click.style('FAIL', 'red')}  {check.what}: {check.found}")
+        if not check.good:
+            click.echo(f"      -> {check.remedy}")
+    sys.exit(0 if healthy else 1)
+
+
+@main.command()
+@click.option("--output", type=PATH, default=Path("demo-output"), show_default=True)
+@click.option("--pictures", default=4000, show_default=True, help="How many pictures to draw and load.")
+def demo(output: Path, pictures: int) -> None:
+    """The main job on the embedded engine, offline: load, search, label, refine; with pictures of every step."""
+    from vdx_udf.demo import run
+
+    run(output, pictures)

@@ -1,0 +1,75 @@
+"""The SQL functions: names, types and what each means. The XML, the README and the checks follow this file."""
+
+from dataclasses import dataclass
+
+RESULT = "result"  # the column name of every answer; ClickHouse fills in defaults for any other name, silently
+
+
+@dataclass(frozen=True)
+class Function:
+    """One executable function as ClickHouse sees it; `arguments` are (name, type) pairs."""
+
+    name: str
+    arguments: tuple[tuple[str, str], ...]
+    returns: str
+    meaning: str
+    deterministic: bool = True
+
+    @property
+    def signature(self) -> str:
+        return f"{self.name}({', '.join(f'{name} {kind}' for name, kind in self.arguments)})"
+
+
+IMAGE = ("image", "String")
+LABELS = ("labels", "Array(String)")
+FUNCTIONS = {
+    f.name: f
+    for f in (
+        Function(
+            "encode_text",
+            (("text", "String"),),
+            "Array(Float32)",
+            "CLIP embedding of a text, L2-normalised; a text longer than the model reads is cut as open_clip cuts it",
+        ),
+        Function(
+            "encode_image",
+            (IMAGE,),
+            "Array(Float32)",
+            "CLIP embedding of a picture given as bytes, as a path under an allowed folder or, when switched on, as an "
+            "http(s) URL; a bad picture raises",
+            deterministic=False,  # a path's file may change
+        ),
+        Function(
+            "try_encode_image",
+            (IMAGE,),
+            "Tuple(vector Array(Float32), error String)",
+            "the same, never raising for a bad picture: an empty vector and the reason",
+            deterministic=False,
+        ),
+        Function(
+            "classify",
+            (("vector", "Array(Float32)"), LABELS),
+            "Array(Float32)",
+            "zero-shot probability per label, in the labels' order: softmax of the logit scale times cosine, prompt "
+            "templates averaged; an empty vector gives an empty answer",
+        ),
+        Function(
+            "classify_image",
+            (IMAGE, LABELS),
+            "Array(Float32)",
+            "encode_image and classify in one call",
+            deterministic=False,
+        ),
+        Function(
+            "vdx_encoder_info",
+            (("unused", "String"),),
+            "Map(String, String)",
+            "what encoder_info() calls: ClickHouse sends nothing to a pooled function without arguments",
+            deterministic=False,
+        ),
+    )
+}
+ENCODER_INFO_KEYS = (
+    "model", "dimension", "device", "precision", "logit_scale", "weights_hash", "vdx_udf_version", "open_clip_version",
+    "torch_version", "uptime_seconds", "rows_served", "cache_hits", "cached_embeddings", "last_error", "pid",
+)  # fmt: skip

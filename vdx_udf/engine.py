@@ -1,0 +1,71 @@
+"""One client for both engines: the embedded one over an installed prefix, or a server. Runs SQL files."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
+
+from vdx_udf.install import Layout, installed_model
+
+PREFIX_ENVIRONMENT = "VDX_PREFIX"
+DEMO_PREFIX = Path("demo-output") / "engine"
+
+
+def default_prefix() -> Path:
+    """`VDX_PREFIX`, else the demo's prefix under the current folder."""
+    return Path(os.environ.get(PREFIX_ENVIRONMENT) or DEMO_PREFIX)
+
+
+def connect_embedded(prefix: Path) -> Any:
+    """A clickhouse-connect client over the embedded engine (chDB) of an installed prefix. One prefix per process.
+
+    Raises InstallError where nothing is installed.
+    """
+    layout = Layout.embedded(prefix)
+    installed_model(layout)
+    options = {"config-file": str(layout.config)}
+    return clickhouse_connect.get_client(interface="chdb", path=str(layout.data), chdb_options=options)
+
+
+def connect_server(url: str) -> Any:
+    """A clickhouse-connect client of a server: `http://user:password@host:8123/database`."""
+    return clickhouse_connect.get_client(dsn=url)
+
+
+# A quoted piece, a comment or one other character: enough of SQL's surface to find the semicolons that end statements.
+_PIECE = re.compile(
+    r"""'(?:[^'\\]|\\.|'')*' | "(?:[^"\\]|\\.|"")*" | `(?:[^`\\]|\\.)*` | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$"""
+    r"""| --[^\n]* | \#[!\ ][^\n]* | /\*.*?\*/ | .""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def split_statements(text: str) -> Iterator[str]:
+    """The statements of a SQL file, without those that hold comments only."""
+    statement, has_code = [], False
+    for match in _PIECE.finditer(text):
+        piece = match.group()
+        if piece == ";":
+            if has_code:
+                yield "".join(statement).strip()
+            statement, has_code = [], False
+            continue
+        statement.append(piece)
+        has_code |= not piece.isspace() and not piece.startswith(("--", "/*", "# ", "#!"))
+    if has_code:
+        yield "".join(statement).strip()
+
+
+def sql_files(path: Path) -> list[Path]:
+    """The file itself, or a folder's own .sql files in the order of their numbers."""
+    return sorted(path.glob("*.sql")) if path.is_dir() else [path]
+
+
+def apply_schema(client: Any, folder: Path) -> None:
+    """Creates functions, tables and views; running it again changes nothing."""
+    for path in sql_files(folder):
+        for statement in split_statements(path.read_text()):
+            client.command(statement)

@@ -1,0 +1,183 @@
+"""Lays the bundle into a server's folders or into one prefix for the embedded engine, and takes it away again.
+
+Everything is rendered to memory first and written only where it differs, so a second run changes nothing. A manifest
+remembers what was written; `uninstall` removes exactly that, never data.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vdx_udf import contract, functions_xml, settings
+from vdx_udf.bundle import bundle_folder
+
+SCRIPTS = (*contract.FUNCTIONS, "vdx_worker.py")
+_DIMENSION = re.compile(r"\b\d+ /\* dimension \*/")
+
+
+class InstallError(RuntimeError):
+    """The bundle cannot be installed or removed; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each part goes. `config` is the server configuration, or the fragment of it, that points at the rest."""
+
+    config: Path
+    functions: Path
+    user_scripts: Path
+    user_files: Path
+    state: Path  # run/ with the socket and the log, sql/, the manifest
+    data: Path | None = None  # the embedded engine's own; None on a server
+    owner: str | None = None
+    readable: tuple[Path, ...] = field(default=())  # folders that encode_image(path) may read
+
+    @staticmethod
+    def embedded(prefix: Path) -> "Layout":
+        """One folder for everything. Any file its owner can read is open: SQL user and system user are one person."""
+        prefix = prefix.absolute()
+        return Layout(
+            config=prefix / "config.xml",
+            functions=prefix / "functions",
+            user_scripts=prefix / "user_scripts",
+            user_files=prefix / "user_files",
+            state=prefix,
+            data=prefix / "data",
+            readable=(prefix / "user_files", Path("/")),
+        )
+
+    @staticmethod
+    def server(config_dir: Path, data_dir: Path, owner: str | None) -> "Layout":
+        """A ClickHouse server's own folders; paths are open under user_files only, as for ClickHouse's file()."""
+        config_dir, data_dir = config_dir.absolute(), data_dir.absolute()
+        return Layout(
+            config=config_dir / "config.d" / "vdx_udf.xml",
+            functions=config_dir,
+            user_scripts=data_dir / "user_scripts",
+            user_files=data_dir / "user_files",
+            state=data_dir / "vdx_udf",
+            owner=owner,
+            readable=(data_dir / "user_files",),
+        )
+
+    @property
+    def run(self) -> Path:
+        return self.state / "run"
+
+    @property
+    def sql(self) -> Path:
+        return self.state / "sql"
+
+    @property
+    def manifest(self) -> Path:
+        return self.state / "vdx_udf.manifest.json"
+
+    def folders(self) -> list[Path]:
+        return [f for f in (self.user_files, self.data, self.run) if f]
+
+
+def render(layout: Layout, model: str) -> dict[Path, tuple[bytes, int]]:
+    """Every file of the bundle for this layout and model: path to (content, mode)."""
+    from vdx_udf.model import dimension_of
+
+    files: dict[Path, tuple[bytes, int]] = {layout.config: (_config(layout).encode(), 0o644)}
+    for function in contract.FUNCTIONS.values():
+        source = functions_xml.path_of(bundle_folder("functions"), function)
+        files[layout.functions / source.name] = (source.read_bytes(), 0o644)
+    for name in SCRIPTS:
+        files[layout.user_scripts / name] = ((bundle_folder("user_scripts") / name).read_bytes(), 0o755)
+    worker = json.dumps(_worker_config(layout, model), indent=1) + "\n"
+    files[layout.user_scripts / "vdx_worker.json"] = (worker.encode(), 0o644)
+    dimension = f"{dimension_of(model)} /* dimension */"
+    source = bundle_folder("sql")
+    for path in sorted(source.rglob("*.sql")):
+        text = _DIMENSION.sub(dimension, path.read_text())
+        files[layout.sql / path.relative_to(source)] = (text.encode(), 0o644)
+    return files
+
+
+def _config(layout: Layout) -> str:
+    text = (bundle_folder("functions") / "config.xml").read_text()
+    embedded = ""
+    if layout.data:
+        embedded = f"    <path>{layout.data}/</path>\n    <user_files_path>{layout.user_files}/</user_files_path>\n"
+    for name, value in (("functions", layout.functions), ("user_scripts", layout.user_scripts)):
+        text = text.replace(f"@{name}@", str(value))
+    return text.replace("@embedded@", embedded)
+
+
+def _worker_config(layout: Layout, model: str) -> dict:
+    serve = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(layout.run / "encoder.sock"), "--model", model]
+    for folder in layout.readable:
+        serve += ["--allow", str(folder)]
+    serve += ["--idle-seconds", str(settings.IDLE_SECONDS)]
+    return {
+        "run": str(layout.run),
+        "socket": "encoder.sock",
+        "log": str(layout.run / "encoder.log"),
+        "start_seconds": settings.START_SECONDS,
+        "serve": serve,
+    }
+
+
+def install(layout: Layout, model: str, dry_run: bool = False) -> Iterator[tuple[str, Path]]:
+    """Writes what differs and yields ("write" or "keep", path) for each file. Raises InstallError, ModelError."""
+    if layout.owner and os.geteuid() != 0:
+        raise InstallError("--user needs root: only root may give files to another user; run it with sudo")
+    for path, (content, mode) in (files := render(layout, model)).items():
+        same = path.is_file() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode
+        yield "keep" if same else "write", path
+        if not same and not dry_run:
+            _write(path, content, mode, layout.owner)
+    if dry_run:
+        return
+    for folder in layout.folders():
+        folder.mkdir(parents=True, exist_ok=True)
+        _give(folder, layout.owner)
+    layout.run.chmod(0o700)
+    manifest = json.dumps({"model": model, "files": sorted(map(str, files))}, indent=1) + "\n"
+    _write(layout.manifest, manifest.encode(), 0o644, layout.owner)
+
+
+def uninstall(layout: Layout) -> Iterator[Path]:
+    """Removes the files of the manifest and yields them; data, pictures and tables stay. Raises InstallError."""
+    if not layout.manifest.is_file():
+        raise InstallError(f"nothing of vdx-udf is installed here: {layout.manifest} does not exist")
+    for path in [*map(Path, json.loads(layout.manifest.read_text())["files"]), layout.manifest]:
+        if path.is_file():
+            path.unlink()
+            yield path
+    if layout.run.is_dir():
+        shutil.rmtree(layout.run)
+    for folder in (layout.sql / "datasets", layout.sql, layout.functions, layout.user_scripts, layout.user_files, layout.state):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def installed_model(layout: Layout) -> str:
+    """The model the bundle was installed with. Raises InstallError where none is installed."""
+    if not layout.manifest.is_file():
+        raise InstallError(
+            f"no bundle is installed in {layout.state}: run `vdx install --prefix {layout.state}`, or `make demo` for the demo"
+        )
+    return json.loads(layout.manifest.read_text())["model"]
+
+
+def _write(path: Path, content: bytes, mode: int, owner: str | None) -> None:
+    """Replaces the file in one step, so that a server that reads it sees the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_bytes(content)
+    fresh.chmod(mode)
+    _give(fresh, owner)
+    fresh.replace(path)
+
+
+def _give(path: Path, owner: str | None) -> None:
+    if owner:
+        shutil.chown(path, user=owner)

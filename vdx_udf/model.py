@@ -1,0 +1,105 @@
+"""One CLIP model: from a name to unit vectors, the way open_clip computes them."""
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+
+TINY_FOLDER = Path(__file__).parent / "tiny" / "vdx-tiny"
+_SCHEMAS = ("hf-hub:", "local-dir:")
+
+
+class ModelError(RuntimeError):
+    """The model cannot be loaded; the message says which and why."""
+
+
+class Clip:
+    """An open_clip model in float32 with its own tokeniser and preprocessing.
+
+    `name` is `vdx-tiny`, `ARCHITECTURE/TAG` as in open_clip (`ViT-B-32/openai`), `ARCHITECTURE/random` (seeded random
+    weights), `hf-hub:ORG/NAME` or `local-dir:PATH`. Raises ModelError.
+    """
+
+    precision = "float32"
+
+    def __init__(self, name: str):
+        self.name = name
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self._model, tokenizer_name = _create(name)
+        except Exception as error:
+            raise ModelError(f"model {name!r} cannot be loaded: {error}") from error
+        self._model.eval().to(self.device)
+        self._tokenize = open_clip.get_tokenizer(tokenizer_name)
+        self.preprocess = open_clip.image_transform_v2(
+            open_clip.PreprocessCfg(**self._model.visual.preprocess_cfg), is_train=False
+        )
+        self.logit_scale = float(self._model.logit_scale.exp().item())
+        self.weights_hash = _hash(self._model)
+        self.dimension = self.encode_texts([""]).shape[1]
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """Unit vectors, float32 (N, dimension). Longer texts than the tower reads are cut by the tokeniser."""
+        tokens = self._tokenize(texts).to(self.device)
+        return self._model.encode_text(tokens, normalize=True).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: list[torch.Tensor]) -> np.ndarray:
+        """Unit vectors, float32 (N, dimension), of pictures that went through `preprocess`: float32 (3, H, W) each."""
+        batch = torch.stack(pixels).to(self.device)
+        return self._model.encode_image(batch, normalize=True).float().cpu().numpy()
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """What the model sees of a picture: float32 (3, H, W), resized, cropped and normalised as it was trained."""
+        return self.preprocess(image)
+
+
+def _create(name: str) -> tuple[torch.nn.Module, str]:
+    """The model and the name that gives its tokeniser."""
+    if name == "vdx-tiny":
+        name = f"local-dir:{TINY_FOLDER}"
+    if name.startswith(_SCHEMAS):
+        return open_clip.create_model(name, require_pretrained=True), name
+    architecture, slash, tag = name.rpartition("/")
+    if not slash:
+        raise ModelError("a name without a tag; write ARCHITECTURE/TAG, for example ViT-B-32/openai")
+    if tag == "random":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return open_clip.create_model(architecture, pretrained=None), architecture
+    known = open_clip.get_pretrained_cfg(architecture, tag)
+    if not known:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise ModelError(f"open_clip knows no weights {tag!r} for {architecture!r}; its tags: {tags}")
+    # The tag says with which activation it was trained; open_clip alone would only warn and compute with another.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+        quick_gelu = bool(known.get("quick_gelu", False))
+        return open_clip.create_model(architecture, tag, require_pretrained=True, quick_gelu=quick_gelu), architecture
+
+
+def _hash(model: torch.nn.Module) -> str:
+    """16 hex digits of a BLAKE2b over the names and bytes of all weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key, value in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def dimension_of(name: str) -> int:
+    """The embedding dimension a model's configuration states; loads no weights. Raises ModelError."""
+    name = f"local-dir:{TINY_FOLDER}" if name == "vdx-tiny" else name
+    config_name = name if name.startswith(_SCHEMAS) else name.rpartition("/")[0]
+    try:
+        config = open_clip.get_model_config(config_name)
+    except Exception as error:
+        raise ModelError(f"model {name!r}: its configuration cannot be read: {error}") from error
+    if config is None:
+        raise ModelError(f"model {name!r} is not known to open_clip; write ARCHITECTURE/TAG, for example ViT-B-32/openai")
+    return config["embed_dim"]

@@ -1,0 +1,321 @@
+"""ClickHouse's Native format for the types of the functions' contract; the only place that knows its bytes.
+
+A block is: number of columns and rows (varints), then for each column its name, its type name and its values.
+Values in Python, and on the wire:
+
+  String               list of bytes                    varint length and bytes, per value
+  Float32, UInt8..64   numpy array                      little-endian, back to back
+  Array(T)             Ragged(offsets, values of T)     running ends as UInt64, then all the values
+  Tuple(...)           tuple of columns                 one column after the other
+  Map(K, V)            Ragged(offsets, (keys, values))  as Array(Tuple(K, V))
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RECEIVE = 1 << 18  # bytes asked of the stream at a time
+MAX_STRING = 1 << 30  # longer lengths are taken for a broken stream rather than waited for
+_SMALL = [bytes([n]) for n in range(128)]
+
+
+class NativeError(ValueError):
+    """The bytes are not a Native block of the expected types; the message says what was found."""
+
+
+@dataclass
+class Ragged:
+    """Rows of different lengths: row i is `values[ends[i-1]:ends[i]]`. `ends`: uint64 (rows,)."""
+
+    ends: np.ndarray
+    values: Any
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def rows(self) -> Iterator:
+        """The rows, as slices of a column that can be sliced."""
+        start = 0
+        for end in self.ends.tolist():
+            yield self.values[start:end]
+            start = end
+
+    @staticmethod
+    def of(rows: list) -> "Ragged":
+        """From a list of lists of strings, each row keeping its length."""
+        ends = np.cumsum([len(row) for row in rows], dtype=np.uint64)
+        return Ragged(ends, [value for row in rows for value in row])
+
+    @staticmethod
+    def of_matrix(matrix: np.ndarray) -> "Ragged":
+        """From a (rows, width) matrix without a copy: all rows equally long."""
+        rows, width = matrix.shape
+        return Ragged(np.arange(1, rows + 1, dtype=np.uint64) * np.uint64(width), matrix.reshape(-1))
+
+
+class Stream:
+    """Bytes as they arrive. `read(n)` blocks until it has some, up to n, and returns b"" at the end."""
+
+    def __init__(self, read: Callable[[int], bytes]):
+        self._read = read
+        self._buffer = b""
+        self._at = 0
+
+    def at_end(self) -> bool:
+        """Whether the stream ended here; waits for the next byte to know."""
+        return self._at == len(self._buffer) and not self._more()
+
+    def _more(self) -> bool:
+        received = self._read(RECEIVE)
+        self._buffer = self._buffer[self._at :] + received
+        self._at = 0
+        return bool(received)
+
+    def take(self, size: int) -> bytes:
+        """Exactly `size` bytes. Raises NativeError when the stream ends before."""
+        missing = size - (len(self._buffer) - self._at)
+        if missing <= 0:
+            self._at += size
+            return self._buffer[self._at - size : self._at]
+        parts = [self._buffer[self._at :]]
+        self._buffer, self._at = b"", 0
+        while missing > 0:
+            received = self._read(max(missing, RECEIVE))
+            if not received:
+                raise NativeError(f"the stream ended {missing} bytes before a value of {size} bytes was complete")
+            parts.append(received)
+            missing -= len(received)
+        whole = b"".join(parts)
+        self._buffer, self._at = whole[size:], 0
+        return whole[:size]
+
+    def varint(self) -> int:
+        """An unsigned LEB128 integer."""
+        value = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+            if shift > 63:
+                raise NativeError("a length of more than 64 bits: this is not Native format")
+
+    def string(self) -> bytes:
+        size = self.varint()
+        if size > MAX_STRING:
+            raise NativeError(f"a string of {size} bytes; the limit is {MAX_STRING}")
+        return self.take(size)
+
+    def strings(self, count: int, max_bytes: int = 1 << 62) -> list[bytes]:
+        """Between 1 and `count` strings: those that have arrived already, or the next one once it has.
+
+        Stops after the string that exceeds `max_bytes`, so that a reader of large values holds few of them.
+        """
+        found: list[bytes] = []
+        if count == 0:
+            return found
+        buffer, at, end = self._buffer, self._at, len(self._buffer)
+        limit = at + max_bytes
+        append = found.append
+        while len(found) < count and at < end and at < limit:
+            size = buffer[at]
+            start = at + 1
+            if size > 127:
+                shift = 7
+                size &= 0x7F
+                while start < end and buffer[start] > 127 and shift < 63:
+                    size |= (buffer[start] & 0x7F) << shift
+                    shift += 7
+                    start += 1
+                if start >= end:
+                    break
+                size |= buffer[start] << shift
+                start += 1
+            if start + size > end:
+                break
+            at = start + size
+            append(buffer[start:at])
+        self._at = at
+        return found or [self.string()]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Numbers of one size."""
+
+    name: str
+    dtype: np.dtype
+
+    def read(self, stream: Stream, rows: int) -> np.ndarray:
+        return np.frombuffer(stream.take(rows * self.dtype.itemsize), self.dtype)
+
+    def write(self, column: Any) -> list[bytes]:
+        return [np.ascontiguousarray(column, self.dtype).data]
+
+
+@dataclass(frozen=True)
+class String:
+    """Byte strings."""
+
+    name: str = "String"
+
+    def read(self, stream: Stream, rows: int) -> list[bytes]:
+        values: list[bytes] = []
+        while len(values) < rows:
+            values += stream.strings(rows - len(values))
+        return values
+
+    def write(self, column: list[bytes]) -> list[bytes]:
+        parts: list[bytes] = []
+        for value in column:
+            size = len(value)
+            parts += (_SMALL[size] if size < 128 else varint(size), value)
+        return [b"".join(parts)]
+
+
+@dataclass(frozen=True)
+class Array:
+    """Arrays of one inner type."""
+
+    inner: Any
+
+    @property
+    def name(self) -> str:
+        return f"Array({self.inner.name})"
+
+    def read(self, stream: Stream, rows: int) -> Ragged:
+        ends = np.frombuffer(stream.take(rows * 8), "<u8")
+        if rows > 1 and (ends[1:] < ends[:-1]).any():
+            raise NativeError(f"the ends of an {self.name} column run backwards: this is not Native format")
+        return Ragged(ends, self.inner.read(stream, int(ends[-1]) if rows else 0))
+
+    def write(self, column: Ragged) -> list[bytes]:
+        return [np.ascontiguousarray(column.ends, "<u8").data, *self.inner.write(column.values)]
+
+
+@dataclass(frozen=True)
+class Tuple:
+    """Tuples, with or without names."""
+
+    inner: tuple
+    names: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        named = zip(self.names, self.inner, strict=True) if self.names else ((None, t) for t in self.inner)
+        return f"Tuple({', '.join(f'{n} {t.name}' if n else t.name for n, t in named)})"
+
+    def read(self, stream: Stream, rows: int) -> tuple:
+        return tuple(t.read(stream, rows) for t in self.inner)
+
+    def write(self, column: tuple) -> list[bytes]:
+        return [part for t, values in zip(self.inner, column, strict=True) for part in t.write(values)]
+
+
+@dataclass(frozen=True)
+class Map:
+    """Maps, on the wire arrays of (key, value)."""
+
+    key: Any
+    value: Any
+
+    @property
+    def name(self) -> str:
+        return f"Map({self.key.name}, {self.value.name})"
+
+    def read(self, stream: Stream, rows: int) -> Ragged:
+        return Array(Tuple((self.key, self.value))).read(stream, rows)
+
+    def write(self, column: Ragged) -> list[bytes]:
+        return Array(Tuple((self.key, self.value))).write(column)
+
+
+_FIXED = {f"UInt{8 * n}": np.dtype(f"<u{n}") for n in (1, 2, 4, 8)} | {"Float32": np.dtype("<f4")}
+
+
+def parse_type(name: str) -> Any:
+    """The type of a name such as `Tuple(vector Array(Float32), error String)`. Raises NativeError for any other."""
+    name = name.strip()
+    if name == "String":
+        return String()
+    if name in _FIXED:
+        return Fixed(name, _FIXED[name])
+    outer, bracket, rest = name.partition("(")
+    if bracket and rest.endswith(")"):
+        inside = _split(rest[:-1])
+        if outer == "Array" and len(inside) == 1:
+            return Array(parse_type(inside[0]))
+        if outer == "Map" and len(inside) == 2:
+            return Map(parse_type(inside[0]), parse_type(inside[1]))
+        if outer == "Tuple" and inside:
+            heads = [part.split(" ", 1) for part in inside]
+            if all(len(head) == 2 and "(" not in head[0] for head in heads):
+                return Tuple(tuple(parse_type(t) for _, t in heads), tuple(n for n, _ in heads))
+            return Tuple(tuple(parse_type(part) for part in inside))
+    raise NativeError(
+        f"type {name[:80]} is not supported: only String, Float32, UInt8 to UInt64, Array, Tuple and Map are;"
+        " convert the value with CAST or toString"
+    )
+
+
+def _split(text: str) -> list[str]:
+    """Splits at the commas outside of brackets."""
+    parts, depth, start = [], 0, 0
+    for at, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0:
+            parts.append(text[start:at].strip())
+            start = at + 1
+    return [*parts, text[start:].strip()] if text else []
+
+
+def varint(value: int) -> bytes:
+    """An unsigned LEB128 integer."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def read_header(stream: Stream) -> tuple[int, int] | None:
+    """Number of columns and of rows of the next block; None where the stream ends before one."""
+    return None if stream.at_end() else (stream.varint(), stream.varint())
+
+
+def read_column_header(stream: Stream, expected: Any) -> str:
+    """The next column's name. Raises NativeError when its type is not the expected one."""
+    name = stream.string().decode("utf-8", "replace")
+    found = stream.string().decode("utf-8", "replace")
+    if found != expected.name and parse_type(found).name != expected.name:
+        raise NativeError(f"column {name[:80]!r} is {found}, not {expected.name}: convert it with CAST")
+    return name
+
+
+def read_block(stream: Stream, types: list) -> list | None:
+    """The next block's columns, which must have these types; None where the stream ends before one."""
+    header = read_header(stream)
+    if header is None:
+        return None
+    columns, rows = header
+    if columns != len(types):
+        raise NativeError(f"a block of {columns} columns where {len(types)} are expected")
+    block = []
+    for expected in types:
+        read_column_header(stream, expected)
+        block.append(expected.read(stream, rows))
+    return block
+
+
+def write_block(columns: list[tuple[str, Any, Any]], rows: int) -> list[bytes]:
+    """A block of (name, type, values) columns as buffers to send one after the other."""
+    parts = [varint(len(columns)) + varint(rows)]
+    for name, kind, values in columns:
+        encoded = name.encode()
+        parts.append(varint(len(encoded)) + encoded + varint(len(kind.name)) + kind.name.encode())
+        parts += kind.write(values)
+    return parts

@@ -1,0 +1,119 @@
+"""`vdx sql`: runs statements, shows their rows and the progress of long ones, and reads them from a prompt."""
+
+import re
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from vdx_udf.engine import split_statements
+from vdx_udf.errors import USER_ERRORS, readable
+
+HISTORY = Path.home() / ".vdx_sql_history"
+SLOW_SECONDS = 1.0  # a query that takes longer shows its progress
+_ANSWERS = re.compile(r"\s*\(*\s*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS|CHECK|FROM|VALUES)\b", re.IGNORECASE)
+_OWN_FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*$", re.IGNORECASE)
+
+
+def default_format() -> str:
+    return "PrettyCompact" if sys.stdout.isatty() else "TabSeparated"
+
+
+def parse_parameter(text: str) -> tuple[str, str]:
+    """`name=value`. Raises click.UsageError for anything else."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise click.UsageError(f"--param takes NAME=VALUE, not {text!r}")
+    return name, value
+
+
+class Session:
+    """A client, the parameters of its queries and the format of its answers."""
+
+    def __init__(self, client: Any, parameters: dict[str, str], output: str):
+        self.client, self.parameters, self.output = client, parameters, output
+
+    def run(self, statement: str) -> None:
+        """Runs one statement and writes what it answers to standard output."""
+        output = self.output
+        if own := _OWN_FORMAT.search(statement):
+            statement, output = statement[: own.start()], own.group(1)
+        if not _ANSWERS.match(_without_comments(statement)):
+            self._with_progress(lambda settings: self.client.command(statement, self.parameters, settings=settings))
+            return
+        answer = self._with_progress(
+            lambda settings: self.client.raw_query(statement, self.parameters, settings=settings, fmt=output)
+        )
+        sys.stdout.buffer.write(answer)
+        sys.stdout.buffer.flush()
+
+    def _with_progress(self, run: Any) -> Any:
+        """Calls `run`, with a bar on standard error once it takes long; the bar follows system.processes."""
+        if not sys.stderr.isatty():
+            return run({})
+        name = f"vdx-{uuid.uuid4()}"
+        done = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(name, done), daemon=True)
+        watcher.start()
+        try:
+            return run({"log_comment": name})
+        finally:
+            done.set()
+            watcher.join()
+
+    def _watch(self, name: str, done: threading.Event) -> None:
+        if done.wait(SLOW_SECONDS):
+            return
+        query = (
+            "SELECT read_rows, total_rows_approx FROM system.processes"
+            f" WHERE Settings['log_comment'] = '{name}' LIMIT 1"
+        )
+        with tqdm(unit=" rows", unit_scale=True, leave=False) as bar:
+            while not done.wait(0.3):
+                try:
+                    rows = self.client.query(query).result_rows
+                except Exception:  # the bar is a comfort: a server that does not show it must not fail the query
+                    return
+                if rows:
+                    bar.total = max(rows[0]) or None
+                    bar.update(rows[0][0] - bar.n)
+
+
+def _without_comments(statement: str) -> str:
+    return re.sub(r"--[^\n]*|/\*.*?\*/", " ", statement, flags=re.DOTALL)
+
+
+def interact(session: Session) -> None:
+    """A prompt with history; statements end with a semicolon, Ctrl-D leaves."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory
+
+    session.output = "PrettyCompact" if session.output == "TabSeparated" else session.output
+    click.echo(f"ClickHouse {session.client.server_version}; statements end with ';', Ctrl-D leaves")
+    prompt = PromptSession(history=FileHistory(str(HISTORY)))
+    typed = ""
+    while True:
+        try:
+            typed += prompt.prompt("vdx> " if not typed else "...> ") + "\n"
+        except KeyboardInterrupt:
+            typed = ""
+            continue
+        except EOFError:
+            return
+        if typed.strip() in ("exit", "quit"):
+            return
+        if not typed.rstrip().endswith(";"):
+            continue
+        for statement in split_statements(typed):
+            began = time.monotonic()
+            try:
+                session.run(statement)
+            except USER_ERRORS as error:
+                click.secho(readable(error), fg="red", err=True)
+            click.echo(f"{time.monotonic() - began:.3f} s", err=True)
+        typed = ""
