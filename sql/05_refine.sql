@@ -10,9 +10,8 @@ GROUP BY concept, image_id;
 -- current_classifiers: each concept's latest round.
 -- Example: SELECT concept, round FROM current_classifiers
 CREATE OR REPLACE VIEW current_classifiers AS
-SELECT concept, max(round) AS round, argMax(weight, round) AS weight
-FROM classifiers
-GROUP BY concept;
+SELECT concept, latest.1 AS round, latest.2 AS weight
+FROM (SELECT concept, argMax((round, weight), round) AS latest FROM classifiers GROUP BY concept);
 
 -- start_concept(concept, prompt): round 0 of a concept, the text vector of a prompt.
 -- Example: INSERT INTO classifiers SELECT * FROM start_concept(concept = 'circles', prompt = 'a circle')

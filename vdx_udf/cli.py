@@ -39,7 +39,8 @@ def serve(path: Path, model: str, folders: tuple[Path, ...], urls: bool, idle_se
     """Run the encoder service: one model for all functions and workers of this machine."""
     from vdx_udf.service import Service
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("vdx").setLevel(logging.INFO)
     service = Service(path, idle_seconds)  # before the model: a second instance must end at once
     from vdx_udf.encoder import Encoder
     from vdx_udf.image import ImageSource

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 TINY_FOLDER = Path(__file__).parent / "tiny" / "vdx-tiny"
@@ -35,9 +36,7 @@ class Clip:
             raise ModelError(f"model {name!r} cannot be loaded: {error}") from error
         self._model.eval().to(self.device)
         self._tokenize = open_clip.get_tokenizer(tokenizer_name)
-        self.preprocess = open_clip.image_transform_v2(
-            open_clip.PreprocessCfg(**self._model.visual.preprocess_cfg), is_train=False
-        )
+        self.preprocess = image_transform_v2(PreprocessCfg(**self._model.visual.preprocess_cfg), is_train=False)
         self.logit_scale = float(self._model.logit_scale.exp().item())
         self.weights_hash = _hash(self._model)
         self.dimension = self.encode_texts([""]).shape[1]

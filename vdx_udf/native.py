@@ -117,6 +117,8 @@ class Stream:
         found: list[bytes] = []
         if count == 0:
             return found
+        if self._at == len(self._buffer):
+            self._more()
         buffer, at, end = self._buffer, self._at, len(self._buffer)
         limit = at + max_bytes
         append = found.append

@@ -4,7 +4,8 @@ A caption is true of a picture when every object it names can be matched with an
 and its background and number of objects agree. What a caption leaves out may be anything.
 """
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -174,11 +175,27 @@ def caption(rng: np.random.Generator, picture: Picture) -> Caption:
     return Caption(_pick(rng, FRAMES).format(text), tuple(claims), background)
 
 
+def foil(rng: np.random.Generator, picture: Picture) -> Caption:
+    """A caption of the picture with one attribute swapped between two of its objects, so that it is false of it.
+
+    Such near misses teach which attribute belongs to which object (after NegCLIP, Yuksekgonul et al., 2023). Pictures
+    in which no swap makes a difference give an ordinary true caption.
+    """
+    for one, other in itertools.permutations(picture.things, 2):
+        differing = [a for a in ("colour", "size", "texture") if getattr(one, a) != getattr(other, a)]
+        if one.shape != other.shape and differing:
+            attribute = _pick(rng, tuple(differing))
+            swapped = replace(one, **{attribute: getattr(other, attribute)})
+            named = {"shape", attribute} | {a for a in ("colour", "size") if rng.random() < 0.5}
+            return Caption(_pick(rng, FRAMES).format(phrase(rng, swapped, named)), (_thing_claim(swapped, named),))
+    return caption(rng, picture)
+
+
 def _named(rng: np.random.Generator, short: bool) -> set[str]:
-    """Which attributes a caption names: often texture, which is the hardest to see, seldom the place."""
+    """Which attributes a caption names: colour and shape mostly, seldom the place."""
     if short:
-        odds = {"colour": 0.75, "shape": 0.75, "size": 0.2, "texture": 0.25, "horizontal": 0.1, "vertical": 0.1}
+        odds = {"colour": 0.8, "shape": 0.8, "size": 0.25, "texture": 0.2, "horizontal": 0.08, "vertical": 0.08}
     else:
-        odds = {"colour": 0.6, "shape": 0.65, "size": 0.45, "texture": 0.6, "horizontal": 0.15, "vertical": 0.15}
+        odds = {"colour": 0.7, "shape": 0.75, "size": 0.5, "texture": 0.5, "horizontal": 0.12, "vertical": 0.12}
     named = {a for a, p in odds.items() if rng.random() < p}
     return named or {_pick(rng, ("colour", "shape", "texture"))}

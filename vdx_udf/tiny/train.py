@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from vdx_udf.tiny.captions import Caption, caption, facts, truth
+from vdx_udf.tiny.captions import Caption, caption, facts, foil, truth
 from vdx_udf.tiny.evaluate import evaluate
 from vdx_udf.tiny.pictures import draw, sample_picture
 
@@ -69,9 +69,9 @@ class Vocabulary:
 
 
 def _match_loss(logits: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of each row against an equal share for each of its true columns."""
-    target = held / held.sum(1, keepdim=True)
-    return -(target * logits.log_softmax(1)).sum(1).mean()
+    """Cross entropy of each row against an equal share for each of its true columns, over rows that have one."""
+    share = held / held.sum(1, keepdim=True).clamp(min=1)
+    return -(share * logits.log_softmax(1)).sum() / (held.sum(1) > 0).sum()
 
 
 def _learning_rate(step: int, steps: int, peak: float, warm_up: int = 100) -> float:
@@ -89,7 +89,7 @@ def _pixels(pictures: list) -> torch.Tensor:
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True)
 @click.option("--pictures", default=150_000, show_default=True)
-@click.option("--steps", default=9_000, show_default=True)
+@click.option("--steps", default=8_500, show_default=True)
 @click.option("--batch", default=256, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 def main(folder: Path, pictures: int, steps: int, batch: int, seed: int) -> None:
@@ -120,6 +120,7 @@ def main(folder: Path, pictures: int, steps: int, batch: int, seed: int) -> None
         at = step % (pictures // batch) * batch
         chosen = order[at : at + batch]
         captions = [caption(rng, drawn[i]) for i in chosen]
+        captions += [foil(rng, drawn[i]) for i in chosen if len(drawn[i].things) > 1]
         held = torch.from_numpy(truth(captions, tuple(part[chosen] for part in known)))
         images = (pixels[chosen].float() / 255 - mean) / std
         rows = vocabulary.rows(captions, rng, cfg["text_cfg"]["context_length"])

@@ -1,0 +1,33 @@
+# Everything here makes its own environment in .venv; no other step is needed.
+PYTHON ?= python3
+READY = .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench tiny clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+demo: $(READY)  ## load, search, label and refine on the embedded engine, offline; results in demo-output/
+	.venv/bin/vdx demo
+
+test: $(READY)  ## run the tests
+	.venv/bin/python -m pytest
+
+lint: $(READY)  ## check style
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+bench: $(READY)  ## measure; results in tests/benchmarks/results/
+	.venv/bin/python -m tests.benchmarks.run
+
+tiny: $(READY)  ## train the bundled model again from its seed (about 25 minutes on 2 cores)
+	.venv/bin/python -m vdx_udf.tiny.train
+
+clean:  ## remove the environment and the demo's output
+	rm -rf .venv demo-output build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,81 @@
+"""One installed prefix with the embedded engine for the whole run: what is tested is what `vdx install` deploys."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vdx_udf import engine
+from vdx_udf.demo import stop_encoder
+from vdx_udf.install import Layout, install
+from vdx_udf.tiny.pictures import draw, sample_picture
+
+
+@pytest.fixture(scope="session")
+def layout(tmp_path_factory) -> Layout:
+    """An installed prefix with the bundled model."""
+    layout = Layout.embedded(tmp_path_factory.mktemp("engine"))
+    list(install(layout, "vdx-tiny"))
+    yield layout
+    stop_encoder(layout)
+
+
+@pytest.fixture(scope="session")
+def client(layout):
+    """The embedded engine over the prefix, with the schema in place."""
+    client = engine.connect_embedded(layout.state)
+    engine.apply_schema(client, layout.sql)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """The bundled model as this package loads it, in this process."""
+    from vdx_udf.model import Clip
+
+    return Clip("vdx-tiny")
+
+
+@pytest.fixture
+def fresh_tables(client):
+    """Empties the tables, so that a test sees only its own rows."""
+    for table in ("images", "rejects", "labels", "classifiers"):
+        client.command(f"TRUNCATE TABLE {table}")
+    return client
+
+
+PICTURES = 300
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> tuple[Path, list]:
+    """A folder of drawn pictures, as PNG, and what each shows."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(99)
+    pictures = [sample_picture(rng) for _ in range(PICTURES)]
+    for number, picture in enumerate(pictures):
+        draw(picture).save(folder / f"{number:04}.png")
+    return folder, pictures
+
+
+@pytest.fixture
+def loaded(fresh_tables, drawn):
+    """The client, with the drawn pictures loaded through SQL."""
+    folder, _ = drawn
+    fresh_tables.command(
+        "INSERT INTO ingest (source, dataset, attributes, bytes, encoded)"
+        " SELECT _path, if(cityHash64(_file) % 10 = 0, 'rare', 'common'), map('parity', toString(toUInt32(substring(_file, 1, 4)) % 2)),"
+        f" length(raw_blob), try_encode_image(raw_blob) FROM file('{folder}/*.png', RawBLOB)"
+    )
+    return fresh_tables
+
+
+def vdx(*arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
+    """Runs the `vdx` command as a process of its own."""
+    command = [sys.executable, "-m", "vdx_udf", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
