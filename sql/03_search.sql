@@ -32,7 +32,10 @@ CREATE OR REPLACE VIEW search_id AS
 SELECT id, source, dataset, distance
 FROM
 (
-    SELECT id, source, dataset, cosineDistance(vector, (SELECT vector FROM images WHERE id = {image_id:UInt64} LIMIT 1)) AS distance
+    SELECT id, source, dataset,
+        cosineDistance(vector, (
+            SELECT groupArray(1)(vector)[1] FROM images WHERE id = {image_id:UInt64}
+            HAVING NOT throwIf(count() = 0, 'search_id: no image has this image_id'))) AS distance
     FROM images
     ORDER BY distance
     LIMIT {k:UInt32} + 1

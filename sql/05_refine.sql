@@ -13,6 +13,14 @@ CREATE OR REPLACE VIEW current_classifiers AS
 SELECT concept, latest.1 AS round, latest.2 AS weight
 FROM (SELECT concept, argMax((round, weight), round) AS latest FROM classifiers GROUP BY concept);
 
+-- current_weight(concept): the round and weight that a concept has reached; an error where it was never started.
+-- Example: SELECT round, length(weight) FROM current_weight(concept = 'circles')
+CREATE OR REPLACE VIEW current_weight AS
+SELECT groupArray(round)[1] AS round, groupArray(weight)[1] AS weight
+FROM current_classifiers
+WHERE concept = {concept:String}
+HAVING NOT throwIf(count() = 0, 'this concept has no classifier yet: INSERT INTO classifiers SELECT * FROM start_concept(concept = ..., prompt = ...)');
+
 -- start_concept(concept, prompt): round 0 of a concept, the text vector of a prompt.
 -- Example: INSERT INTO classifiers SELECT * FROM start_concept(concept = 'circles', prompt = 'a circle')
 CREATE OR REPLACE VIEW start_concept AS
@@ -27,7 +35,7 @@ SELECT id, source, dataset, distance
 FROM
 (
     SELECT id, source, dataset,
-        cosineDistance(vector, (SELECT weight FROM current_classifiers WHERE concept = {concept:String})) AS distance
+        cosineDistance(vector, (SELECT weight FROM current_weight(concept = {concept:String}))) AS distance
     FROM images
     ORDER BY distance
     LIMIT {k:UInt32} + (SELECT count() FROM current_labels WHERE concept = {concept:String})
@@ -41,12 +49,13 @@ LIMIT {k:UInt32};
 -- Example: INSERT INTO classifiers SELECT * FROM fit(concept = 'circles', steps = 5, learning_rate = 0.1)
 CREATE OR REPLACE VIEW fit AS
 WITH
-    (SELECT (round, weight) FROM current_classifiers WHERE concept = {concept:String}) AS current,
+    (SELECT (round, weight) FROM current_weight(concept = {concept:String})) AS current,
     (
         SELECT (groupArray(vector), groupArray(toFloat64(positive)))
         FROM images
         INNER JOIN current_labels ON image_id = id
         WHERE concept = {concept:String}
+        HAVING NOT throwIf(count() = 0, 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)')
     ) AS samples
 SELECT
     {concept:String} AS concept,
@@ -57,14 +66,11 @@ SELECT
         range({steps:UInt32}),
         CAST(current.2, 'Array(Float64)'))::Array(Float32) AS weight,
     toUInt32(length(samples.2)) AS labels,
-    now64(6) AS created_at
-WHERE NOT throwIf(empty(current.2), 'this concept has no classifier yet: INSERT INTO classifiers SELECT * FROM start_concept(concept = ..., prompt = ...)')
-    AND NOT throwIf(empty(samples.2), 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)');
+    now64(6) AS created_at;
 
 -- scores(concept): every image's probability under the concept's current classifier.
 -- Example: SELECT id, probability FROM scores(concept = 'circles') ORDER BY probability DESC LIMIT 9
 CREATE OR REPLACE VIEW scores AS
-WITH (SELECT vdx_normalize(weight) FROM current_classifiers WHERE concept = {concept:String}) AS unit
+WITH (SELECT vdx_normalize(weight) FROM current_weight(concept = {concept:String})) AS unit
 SELECT id, source, dataset, vdx_sigmoid(dotProduct(vector, unit)) AS probability
-FROM images
-WHERE NOT throwIf(empty(unit), 'this concept has no classifier yet: INSERT INTO classifiers SELECT * FROM start_concept(concept = ..., prompt = ...)');
+FROM images;

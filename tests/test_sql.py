@@ -35,6 +35,8 @@ def places(loaded, drawn) -> dict:
 def exact(client, target: str, leave_out: tuple[int, ...] = (), where: str = "1") -> list[int]:
     """The 9 nearest ids by brute force in numpy."""
     rows = client.query(f"SELECT id, vector FROM images WHERE {where}").result_rows
+    if not rows:
+        return []
     vectors = np.array([row[1] for row in rows], np.float32)
     query = np.array(client.query(f"SELECT {target}").result_rows[0][0], np.float32)
     distances = 1 - vectors @ query / np.linalg.norm(query)
@@ -77,7 +79,7 @@ def test_a_filter_that_the_thousand_nearest_miss_is_searched_exactly(fresh_table
         "INSERT INTO images (source, dataset, vector)"
         " SELECT toString(number), if(number < 1500, 'near', 'far'), vdx_normalize(arrayMap(i -> if(number < 1500, 1., -1.) * v[i]"
         " + 0.001 * (sipHash64(number, i) % 100) / 100, range(1, 513)))::Array(Float32)"
-        " FROM numbers(1520) CROSS JOIN (SELECT encode_text('a red circle') AS v)"
+        " FROM numbers(1520) AS n CROSS JOIN (SELECT encode_text('a red circle') AS v) AS target"
     )
     query = "search_text_where(query = 'a red circle', dataset = 'far', attribute = '', value = '', k = 10)"
     rows = fresh_tables.query(f"SELECT id, distance FROM {query}").result_rows
@@ -195,6 +197,10 @@ def test_refining_without_a_start_or_labels_says_what_to_do(loaded):
         loaded.query("SELECT * FROM fit(concept = 'nothing', steps = 5, learning_rate = 0.1)")
     with pytest.raises(Exception, match="this concept has no classifier yet"):
         loaded.query("SELECT * FROM scores(concept = 'nothing')")
+    with pytest.raises(Exception, match="this concept has no classifier yet"):
+        loaded.query("SELECT * FROM next_to_label(concept = 'nothing', k = 3)")
+    with pytest.raises(Exception, match="search_id: no image has this image_id"):
+        loaded.query("SELECT * FROM search_id(image_id = 42, k = 3)")
     loaded.command("INSERT INTO classifiers SELECT * FROM start_concept(concept = 'bare', prompt = 'a star')")
     with pytest.raises(Exception, match="this concept has no labels yet: INSERT INTO labels"):
         loaded.query("SELECT * FROM fit(concept = 'bare', steps = 5, learning_rate = 0.1)")
@@ -226,7 +232,7 @@ def test_every_object_states_its_purpose_and_its_example_runs(loaded, places, ki
         return
     assert example, f"{name} has no example"
     example = example.replace("/pictures/query.png", str(places["picture"])).replace("'holiday/", f"'{places['picture'].parent}/")
-    example = example.replace("holiday/*.jpg", "*.png").replace("*.jpg", "*.png")
+    example = example.replace("image_id = 42", f"image_id = {places['id']}").replace("holiday/*.jpg", "*.png").replace("*.jpg", "*.png")
     loaded.command("INSERT INTO classifiers SELECT * FROM start_concept(concept = 'circles', prompt = 'a circle')")
     loaded.command(f"INSERT INTO labels (concept, image_id, positive) VALUES ('circles', {places['id']}, true)")
     if example.startswith("INSERT"):

@@ -44,8 +44,19 @@ def relay(function, config, answers):
     """Moves bytes both ways without ever blocking on one of them; returns never, exits when stdin closes."""
     os.set_blocking(0, False)
     os.set_blocking(answers, False)
-    service = None
     to_service, to_clickhouse = bytearray(), bytearray()
+    try:
+        exchange(function, config, answers, to_service, to_clickhouse)
+    except EncoderError:
+        os.set_blocking(answers, True)
+        while to_clickhouse:  # whole blocks, so that ClickHouse finds the error where the answer ends
+            del to_clickhouse[: os.write(answers, to_clickhouse)]
+        raise
+
+
+def exchange(function, config, answers, to_service, to_clickhouse):
+    """The loop of `relay`; the two buffers hold what could not be written yet."""
+    service = None
     frames = Frames()
     in_block = False  # bytes of a block were sent and its answer is not complete
     while True:
@@ -109,32 +120,25 @@ class Frames:
     """Takes the service's answer apart: see the protocol in vdx_udf/service.py."""
 
     def __init__(self):
-        self._head = bytearray()
-        self._left = 0
+        self._frame = bytearray()
 
     def feed(self, received, out):
-        """Appends the answer's bytes to `out`; true when a block is complete. Raises EncoderError for an error frame."""
-        at, complete = 0, False
-        while at < len(received):
-            if self._left:
-                part = received[at : at + self._left]
-                at += len(part)
-                self._left -= len(part)
-                if self._kind == b"X":
-                    self._message += part
-                    if not self._left:
-                        raise EncoderError(self._message.decode("utf-8", "replace"))
-                else:
-                    out += part
-                continue
-            part = received[at : at + 5 - len(self._head)]
-            at += len(part)
-            self._head += part
-            if len(self._head) == 5:
-                self._kind, self._left = bytes(self._head[:1]), int.from_bytes(self._head[1:], "little")
-                self._head.clear()
-                self._message = bytearray()
-                complete = self._kind == b"B"
+        """Appends the answer's bytes to `out`; true when a block is complete. Raises EncoderError for an error frame.
+
+        Frames are passed on whole: half a Native block would make ClickHouse complain of that instead of the cause.
+        """
+        self._frame += received
+        complete = False
+        while len(self._frame) >= 5:
+            end = 5 + int.from_bytes(self._frame[1:5], "little")
+            if len(self._frame) < end:
+                break
+            kind = self._frame[:1]
+            if kind == b"X":
+                raise EncoderError(self._frame[5:end].decode("utf-8", "replace"))
+            out += memoryview(self._frame)[5:end]
+            complete = kind == b"B"
+            del self._frame[:end]
         return complete
 
 

@@ -16,7 +16,7 @@ TEXT_BATCH = 64
 IMAGE_BATCH = 32
 # A chunk is the part of a block that is answered at once; it ends after one batch of inputs not seen before, so that
 # an answer follows within seconds, or at these sizes where the cache answers.
-CHUNK_ROWS = 4_096
+CHUNK_ROWS = 1_024  # 2 MiB of answer at 512 dimensions, which a worker holds whole
 CHUNK_BYTES = 8 << 20
 CHUNKS_AHEAD = 4  # chunks of one connection in work at a time: bounds memory, keeps the model busy
 CACHE_ENTRIES = 65_536  # embeddings kept, least recently used out first: 128 MiB at 512 dimensions
