@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -113,6 +114,7 @@ def _target(command):
 
 
 def _client(prefix: Path | None, url: str | None):
+    """A client of the engine that the options name."""
     from vdx_udf import engine
 
     if prefix and url:
@@ -133,7 +135,7 @@ def sql(prefix, url, query: str | None, files: tuple[Path, ...], parameters: tup
     from vdx_udf.engine import split_statements, sql_files
 
     values = dict(shell.parse_parameter(p) for p in parameters)
-    session = shell.Session(_client(prefix, url), values, output or shell.default_format())
+    session = shell.Session(partial(_client, prefix, url), values, output or shell.default_format())
     statements = [s for f in files for path in sql_files(f) for s in split_statements(path.read_text())]
     statements += split_statements(query or "")
     if not query and not files:

@@ -62,6 +62,7 @@ class Service:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: os._exit(self._stop("stopped by a signal")))
             log.info("ready: model %s, socket %s", encoder.model.name, self.path)
+            self._last_request = time.monotonic()  # loading the model was no idle time
             listener.settimeout(min(1.0, (self.idle_seconds or 1.0) / 4))
             while not self._idle():
                 try:

@@ -5,10 +5,12 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from clickhouse_connect.driver.exceptions import ClickHouseError
 from tqdm import tqdm
 
 from vdx_udf.engine import split_statements
@@ -33,10 +35,11 @@ def parse_parameter(text: str) -> tuple[str, str]:
 
 
 class Session:
-    """A client, the parameters of its queries and the format of its answers."""
+    """A client, the parameters of its queries and the format of its answers. `connect` gives a client, each time anew."""
 
-    def __init__(self, client: Any, parameters: dict[str, str], output: str):
-        self.client, self.parameters, self.output = client, parameters, output
+    def __init__(self, connect: Callable[[], Any], parameters: dict[str, str], output: str):
+        self.client, self._connect = connect(), connect
+        self.parameters, self.output = parameters, output
 
     def run(self, statement: str) -> None:
         """Runs one statement and writes what it answers to standard output."""
@@ -52,7 +55,7 @@ class Session:
         sys.stdout.buffer.write(answer)
         sys.stdout.buffer.flush()
 
-    def _with_progress(self, run: Any) -> Any:
+    def _with_progress(self, run: Callable[[dict], Any]) -> Any:
         """Calls `run`, with a bar on standard error once it takes long; the bar follows system.processes."""
         if not sys.stderr.isatty():
             return run({})
@@ -73,11 +76,12 @@ class Session:
             "SELECT read_rows, total_rows_approx FROM system.processes"
             f" WHERE Settings['log_comment'] = '{name}' LIMIT 1"
         )
+        other = self._connect()  # a client runs one query at a time
         with tqdm(unit=" rows", unit_scale=True, leave=False) as bar:
             while not done.wait(0.3):
                 try:
-                    rows = self.client.query(query).result_rows
-                except Exception:  # the bar is a comfort: a server that does not show it must not fail the query
+                    rows = other.query(query).result_rows
+                except ClickHouseError:  # a user without rights on system.processes still gets the answer
                     return
                 if rows:
                     bar.total = max(rows[0]) or None

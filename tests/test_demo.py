@@ -1,0 +1,32 @@
+"""The demo, smaller than `make demo` runs it, in a folder of its own."""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from tests.conftest import vdx
+
+
+def test_the_demo_shows_what_it_promises(tmp_path):
+    done = vdx("demo", "--output", tmp_path / "out", "--pictures", "900")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report) == {"text_precision_at_10", "zero_shot_accuracy", "average_precision", "index_used", "rows", "rows_per_second", "pictures"}
+    assert report["rows"] == 900
+    assert report["index_used"] is True
+    assert report["text_precision_at_10"] >= 0.95
+    assert set(report["zero_shot_accuracy"]) == {"shape", "colour", "size", "texture", "background"}
+    assert min(report["zero_shot_accuracy"].values()) >= 0.85
+    precision = report["average_precision"]
+    assert len(precision) == 4
+    assert precision[-1] > precision[0] + 0.1
+    assert len(report["pictures"]) == 8
+    for path in report["pictures"]:
+        with Image.open(path) as sheet:
+            assert sheet.width > 500
+            assert sheet.height > 200
+    assert "INSERT INTO ingest" in done.stdout
+    assert "FROM fit(concept" in done.stdout
+    assert "not a picture: b'not a picture at all" in done.stdout
+    running = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in p.read_bytes()]
+    assert not running  # the demo leaves no process behind

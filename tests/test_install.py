@@ -1,0 +1,145 @@
+"""The installer in a scratch prefix and in scratch server folders."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import vdx
+from vdx_udf import contract, settings
+from vdx_udf.install import Layout, install, uninstall
+
+ROOT = Path(__file__).parent.parent
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(p.relative_to(folder)): (p.stat().st_mode, p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_second_run_changes_nothing(tmp_path):
+    layout = Layout.embedded(tmp_path)
+    assert {action for action, _ in install(layout, "vdx-tiny")} == {"write"}
+    before = snapshot(tmp_path)
+    assert {action for action, _ in install(layout, "vdx-tiny")} == {"keep"}
+    assert snapshot(tmp_path) == before
+    (layout.functions / "encode_text_function.xml").write_text("damaged")
+    assert [path.name for action, path in install(layout, "vdx-tiny") if action == "write"] == ["encode_text_function.xml"]
+    assert snapshot(tmp_path) == before
+
+
+def test_dry_run_writes_nothing(tmp_path):
+    done = vdx("install", "--prefix", tmp_path / "engine", "--model", "vdx-tiny", "--dry-run")
+    assert f"write  {tmp_path}/engine/config.xml\n" in done.stdout
+    assert not (tmp_path / "engine").exists()
+
+
+def test_server_folders_with_spaces(tmp_path):
+    config, data = tmp_path / "etc click", tmp_path / "var click"
+    done = vdx("install", "--config-dir", config, "--data-dir", data, "--model", "vdx-tiny")
+    assert "SYSTEM RELOAD FUNCTIONS" in done.stdout
+    fragment = ElementTree.parse(config / "config.d" / "vdx_udf.xml").getroot()
+    assert fragment.findtext("user_defined_executable_functions_config").strip() == f"{config}/*_function.*ml"
+    assert fragment.findtext("user_scripts_path") == f"{data}/user_scripts/"
+    assert fragment.find("path") is None  # a server's own
+    for name in contract.FUNCTIONS:
+        assert (config / f"{name}_function.xml").is_file()
+        script = data / "user_scripts" / name
+        assert script.stat().st_mode & stat.S_IXUSR
+    worker = json.loads((data / "user_scripts" / "vdx_worker.json").read_text())
+    assert worker["serve"][worker["serve"].index("--allow") + 1] == f"{data}/user_files"
+    assert worker["serve"].count("--allow") == 1
+    assert (data / "vdx_udf" / "run").stat().st_mode & 0o777 == 0o700
+
+
+def test_uninstall_leaves_data_and_strangers_files(tmp_path):
+    layout = Layout.server(tmp_path / "etc", tmp_path / "var", None)
+    list(install(layout, "vdx-tiny"))
+    stranger = layout.functions / "other_function.xml"
+    stranger.write_text("<functions/>")
+    (layout.user_files / "mine.png").write_bytes(b"x")
+    done = vdx("uninstall", "--config-dir", tmp_path / "etc", "--data-dir", tmp_path / "var")
+    assert "encode_text_function.xml" in done.stdout
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["mine.png", "other_function.xml"]
+    assert not layout.state.exists()
+    done = vdx("uninstall", "--config-dir", tmp_path / "etc", "--data-dir", tmp_path / "var", check=False)
+    assert (done.returncode, "nothing of vdx-udf is installed here" in done.stderr) == (1, True)
+
+
+def test_uninstall_removes_all_of_an_unused_prefix(tmp_path):
+    layout = Layout.embedded(tmp_path / "engine")
+    list(install(layout, "vdx-tiny"))
+    list(uninstall(layout))
+    assert [p.name for p in (tmp_path / "engine").rglob("*")] == ["data"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--prefix", "x", "--data-dir", "y"], ["--config-dir", "x"]])
+def test_places_that_make_no_sense_are_refused(arguments):
+    done = vdx("install", *arguments, check=False)
+    assert done.returncode == 2
+    assert "--prefix" in done.stderr
+
+
+def test_an_unknown_model_is_refused_before_anything_is_written(tmp_path):
+    done = vdx("install", "--prefix", tmp_path / "engine", "--model", "no-such-model/tag", check=False)
+    assert done.returncode == 1
+    assert "model 'no-such-model/tag' is not known to open_clip" in done.stderr
+    assert not (tmp_path / "engine").exists()
+
+
+def test_another_models_dimension_reaches_the_tables(tmp_path):
+    layout = Layout.embedded(tmp_path)
+    list(install(layout, "ViT-L-14/openai"))
+    text = (layout.sql / "02_tables.sql").read_text()
+    assert "512 /* dimension */" not in text
+    assert text.count("768 /* dimension */") == 3
+
+
+def test_an_owner_needs_root_and_receives_the_files(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("giving files to another user needs root")
+    layout = Layout.server(tmp_path / "etc", tmp_path / "var", "nobody")
+    list(install(layout, "vdx-tiny"))
+    assert {p.owner() for p in (layout.run, layout.user_scripts / "encode_text", layout.config)} == {"nobody"}
+
+
+def test_a_wheel_carries_the_whole_bundle(tmp_path):
+    """What pip installs, not only a checkout: built, unpacked elsewhere, and run from there."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT], check=True, timeout=170)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    subprocess.run(
+        [sys.executable, "-m", "vdx_udf", "install", "--prefix", tmp_path / "engine", "--model", "vdx-tiny"],
+        check=True, env=environment, cwd=tmp_path, timeout=170, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    layout = Layout.embedded(tmp_path / "checkout")
+    list(install(layout, "vdx-tiny"))
+    shutil.rmtree(tmp_path / "site")
+    from_wheel, from_checkout = (sorted(str(p.relative_to(f)) for f in [tmp_path / n] for p in f.rglob("*")) for n in ("engine", "checkout"))
+    assert from_wheel == from_checkout
+
+
+@pytest.mark.parametrize("function", contract.FUNCTIONS.values(), ids=lambda f: f.name)
+def test_the_committed_xml_says_what_contract_and_settings_say(function):
+    from vdx_udf import functions_xml
+
+    path = functions_xml.path_of(ROOT / "functions", function)
+    assert path.read_text() == functions_xml.render(function), "run python -m vdx_udf.functions_xml"
+    entry = ElementTree.parse(path).getroot().find("function")
+    assert [(a.findtext("name"), a.findtext("type")) for a in entry.findall("argument")] == list(function.arguments)
+    assert {name: entry.findtext(name) for name in settings.POOL} == {name: str(value) for name, value in settings.POOL.items()}
+    assert settings.POOL["command_read_timeout"] > 1000 * settings.START_SECONDS
+
+
+def test_the_sql_files_state_the_settings_index():
+    text = (ROOT / "sql" / "02_tables.sql").read_text()
+    assert f"'cosineDistance', {settings.DIMENSION} /* dimension */, 'bf16', {settings.HNSW_M}, {settings.HNSW_EF_CONSTRUCTION})" in text

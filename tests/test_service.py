@@ -1,0 +1,273 @@
+"""The encoder service: one per socket, batches across connections, and nothing of one request reaches another."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from vdx_udf import native
+from vdx_udf.encoder import IMAGE, EncodeError, Encoder
+from vdx_udf.image import ImageSource
+from vdx_udf.tiny.pictures import draw, sample_picture
+
+VECTOR = native.parse_type("Array(Float32)")
+
+
+@pytest.fixture
+def encoder(clip):
+    return Encoder(clip, ImageSource())
+
+
+class Counting:
+    """The real model, counting what it is asked; `broken` inputs make a whole batch fail, as a tower would."""
+
+    def __init__(self, clip, broken: str | None = None, hold: threading.Event | None = None):
+        self._clip, self.broken, self.hold = clip, broken, hold
+        self.batches: list[int] = []
+
+    def __getattr__(self, name):
+        return getattr(self._clip, name)
+
+    def encode_texts(self, texts):
+        if self.hold:
+            self.hold.wait()
+        self.batches.append(len(texts))
+        if self.broken in texts:
+            raise RuntimeError("no memory for this batch")
+        return self._clip.encode_texts(texts)
+
+
+def test_texts_of_all_connections_share_batches(clip):
+    hold = threading.Event()
+    model = Counting(clip, hold=hold)
+    encoder = Encoder(model, ImageSource())
+    tickets = [encoder.submit_texts(client, [f"client {client} text {n}".encode() for n in range(8)]) for client in range(9)]
+    hold.set()
+    for client, ticket in enumerate(tickets):
+        expected = clip.encode_texts([f"client {client} text {n}" for n in range(8)])
+        assert np.allclose(ticket.vectors(), expected, atol=1e-5)
+    assert sum(model.batches) == 72
+    assert len(model.batches) <= 4  # the first may start before the others are in
+
+
+def test_a_small_request_is_not_stuck_behind_a_large_one(clip):
+    hold = threading.Event()
+    model = Counting(clip, hold=hold)
+    encoder = Encoder(model, ImageSource())
+    large = encoder.submit_texts("large", [b"large %d" % n for n in range(1000)])
+    small = encoder.submit_texts("small", [b"small"])
+    hold.set()
+    small.vectors()
+    assert large.pending > 500
+    assert len(large.vectors()) == 1000
+
+
+def test_an_input_that_fails_costs_its_own_row_only(clip):
+    model = Counting(clip, broken="bad")
+    encoder = Encoder(model, ImageSource())
+    good, bad = encoder.submit_texts(1, [b"one", b"two", b"three"]), encoder.submit_texts(2, [b"four", b"bad"])
+    assert good.vectors().shape == (3, 512)
+    with pytest.raises(EncodeError, match="the model failed on text input: RuntimeError: 'no memory for this batch'"):
+        bad.vectors()
+    outcomes = encoder.submit_texts(3, [b"four", b"bad", b"five"]).outcomes()
+    assert [isinstance(outcome, Exception) for outcome in outcomes] == [False, True, False]
+    assert "no memory" in encoder.info()["last_error"]
+
+
+def test_repeated_inputs_are_encoded_once(clip):
+    model = Counting(clip)
+    encoder = Encoder(model, ImageSource())
+    first = encoder.submit_texts(1, [b"a", b"b", b"a", b"a"]).vectors()
+    again = encoder.submit_texts(2, [b"b", b"a"]).vectors()
+    assert np.array_equal(first[[1, 0]], again)
+    assert sum(model.batches) == 2
+    info = encoder.info()
+    assert (info["rows_served"], info["cache_hits"], info["cached_embeddings"]) == ("6", "4", "2")
+
+
+def test_the_least_recently_used_leaves_the_cache(clip):
+    model = Counting(clip)
+    encoder = Encoder(model, ImageSource(), cache_entries=2)
+    for text in (b"a", b"b", b"a", b"c", b"a", b"b"):  # b is the oldest when c comes
+        encoder.submit_texts(1, [text]).vectors()
+    assert sum(model.batches) == 4
+    assert encoder.info()["cached_embeddings"] == "2"
+
+
+def test_work_that_nobody_waits_for_is_not_done(clip):
+    hold = threading.Event()
+    model = Counting(clip, hold=hold)
+    encoder = Encoder(model, ImageSource())
+    first = encoder.submit_texts(1, [b"first"])
+    time.sleep(0.1)  # the model has it
+    gone = encoder.submit_texts(2, [b"gone", b"shared"])
+    kept = encoder.submit_texts(3, [b"shared", b"kept"])
+    encoder.drop([gone])
+    with pytest.raises(ConnectionAbortedError):
+        gone.vectors()
+    hold.set()
+    first.vectors()
+    assert kept.vectors().shape == (2, 512)
+    assert sum(model.batches) == 3
+
+
+def test_pictures_are_decoded_and_encoded_like_one_by_one(clip, encoder):
+    import io
+
+    rng = np.random.default_rng(5)
+    contents = []
+    for _ in range(70):
+        buffer = io.BytesIO()
+        draw(sample_picture(rng)).save(buffer, "PNG")
+        contents.append(buffer.getvalue())
+    from vdx_udf.image import decode
+
+    vectors = encoder.submit_images("client", contents).vectors()
+    alone = np.concatenate([clip.encode_images([clip.pixels(decode(c))]) for c in contents])
+    assert np.allclose(vectors, alone, atol=1e-5)
+    assert (IMAGE, "x") not in encoder._cache
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A function that starts `vdx serve` on a socket of this test's own."""
+    started = []
+
+    def start(*options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(tmp_path / "e.sock"), "--model", "vdx-tiny", *options]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def ready(process: subprocess.Popen) -> str:
+    """The service's line that says it accepts connections."""
+    line = process.stderr.readline()
+    assert "ready: model vdx-tiny" in line, line + process.stderr.read()
+    return line
+
+
+def connected(tmp_path, hello: bytes = b"vdx/1 encode_text\n") -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(tmp_path / "e.sock"))
+    connection.settimeout(30)
+    connection.sendall(hello)
+    return connection
+
+
+def frame(connection: socket.socket) -> tuple[bytes, bytes]:
+    head = b""
+    while len(head) < 5:
+        head += connection.recv(5 - len(head))
+    body, size = b"", int.from_bytes(head[1:], "little")
+    while len(body) < size:
+        body += connection.recv(size - len(body))
+    return head[:1], body
+
+
+def test_a_second_instance_refuses_to_start_and_the_socket_is_private(served, tmp_path):
+    first = served()
+    ready(first)
+    assert (tmp_path / "e.sock").stat().st_mode & 0o777 == 0o600
+    second = served()
+    assert second.wait(60) == 1
+    assert f"an encoder service already runs on {tmp_path}/e.sock (process {first.pid})" in second.stderr.read()
+    with connected(tmp_path) as connection:
+        assert frame(asked(connection))[0] == b"D"
+
+
+def asked(connection: socket.socket) -> socket.socket:
+    connection.sendall(b"".join(native.write_block([("text", native.String(), [b"a star"])], 1)))
+    return connection
+
+
+def test_it_stops_when_idle_and_not_before(served, tmp_path):
+    process = served("--idle-seconds", "2")
+    ready(process)
+    connection = connected(tmp_path)
+    for _ in range(4):
+        time.sleep(1)
+        asked(connection)
+        assert [frame(connection)[0], frame(connection)[0]] == [b"D", b"B"]
+    assert process.wait(30) == 0  # though a worker stays connected
+    assert not (tmp_path / "e.sock").exists()
+    assert connection.recv(1) == b""
+    connection.close()
+
+
+def test_sigterm_ends_it_and_removes_the_socket(served, tmp_path):
+    process = served()
+    ready(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert not (tmp_path / "e.sock").exists()
+
+
+@pytest.mark.parametrize(
+    ("hello", "sentence"),
+    [
+        (b"vdx/9 encode_text\n", "this service speaks vdx/1 and has no function 'encode_text'"),
+        (b"vdx/1 rm\n", "this service speaks vdx/1 and has no function 'rm'"),
+        (b"GET / HTTP/1.1\r\n", "this service speaks vdx/1 and has no function '/ HTTP/1.1"),
+        (b"x" * 200, "this service speaks vdx/1 and has no function ''"),
+    ],
+)
+def test_a_stranger_is_told_what_is_spoken_here(served_once, hello, sentence):
+    with connected(served_once, hello) as connection:
+        kind, body = frame(connection)
+    assert (kind, body.decode().startswith(sentence)) == (b"X", True)
+
+
+@pytest.fixture(scope="module")
+def served_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("service")
+    command = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(folder / "e.sock"), "--model", "vdx-tiny"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        ready(process)
+        yield folder
+        process.kill()
+
+
+def test_garbage_on_one_connection_leaves_the_others_alone(served_once):
+    def garbage(n: int) -> bytes:
+        with connected(served_once) as connection:
+            connection.sendall(np.random.default_rng(n).bytes(5000) if n % 2 else b"\x01\x01\x04text\x06String\xff\xff\xff\xff\xff\x7f")
+            connection.shutdown(socket.SHUT_WR)
+            return frame(connection)[0]
+
+    def honest(n: int) -> np.ndarray:
+        with connected(served_once) as connection:
+            kind, body = frame(asked(connection))
+            assert kind == b"D"
+            pieces = [body]
+            return native.read_block(native.Stream(lambda size: pieces.pop() if pieces else b""), [VECTOR])[0].values
+
+    with ThreadPoolExecutor(8) as pool:
+        broken = list(pool.map(garbage, range(20)))
+        vectors = list(pool.map(honest, range(20)))
+    assert set(broken) == {b"X"}
+    assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
+
+
+def test_a_client_that_leaves_in_mid_block_leaves_nothing_behind(served_once):
+    block = b"".join(native.write_block([("text", native.String(), [b"leaving %d" % n for n in range(5000)])], 5000))
+    for _ in range(10):
+        with connected(served_once) as connection:
+            connection.sendall(block)
+            frame(connection)
+    with connected(served_once) as connection:
+        began = time.monotonic()
+        assert frame(asked(connection))[0] == b"D"
+        assert time.monotonic() - began < 20  # not behind 50,000 texts that nobody waits for
