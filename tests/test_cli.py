@@ -38,7 +38,9 @@ def test_a_query_prints_its_answer(prefix):
 
 def test_files_parameters_and_formats(prefix, tmp_path):
     script = tmp_path / "two.sql"
-    script.write_text("-- a comment; with a semicolon\nCREATE TABLE IF NOT EXISTS t (s String) ENGINE = Memory;\nINSERT INTO t VALUES ('a;b'), ('it''s');\nSELECT s FROM t WHERE s = {wanted:String};")
+    script.write_text(
+        "-- a comment; with a semicolon\nCREATE TABLE IF NOT EXISTS t (s String) ENGINE = Memory;\nINSERT INTO t VALUES ('a;b'), ('it''s');\nSELECT s FROM t WHERE s = {wanted:String};"
+    )
     done = vdx("sql", "--prefix", prefix, "-f", script, "--param", "wanted=a;b", "--format", "JSONEachRow")
     assert json.loads(done.stdout) == {"s": "a;b"}
     own = vdx("sql", "--prefix", prefix, "-q", "SELECT 1 AS x FORMAT CSVWithNames")
@@ -75,7 +77,9 @@ def test_doctor_names_what_is_broken_and_the_remedy(prefix, tmp_path):
     vdx("sql", "--prefix", other, "-q", "SET materialize_skip_indexes_on_insert = 0;"
         "INSERT INTO images (source, model, vector) SELECT 'x', 'another model', encode_text('x') SETTINGS materialize_skip_indexes_on_insert = 0")  # fmt: skip
     done = vdx("doctor", "--prefix", other, check=False)
-    assert "FAIL  vectors in images: 1 of another model (512 dimensions)\n      -> embed them again with vdx-tiny" in done.stdout
+    assert (
+        "FAIL  vectors in images: 1 of another model (512 dimensions)\n      -> embed them again with vdx-tiny" in done.stdout
+    )
     assert "FAIL  vector index: built for 0 of 1 parts\n      -> ALTER TABLE images MATERIALIZE INDEX" in done.stdout
     config = other / "user_scripts" / "vdx_worker.json"
     stop_encoder(Layout.embedded(other))
@@ -91,7 +95,9 @@ class Terminal:
         self.main, child = pty.openpty()
         fcntl.ioctl(self.main, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
         env = os.environ | {"TERM": "dumb"} | environment
-        self.process = subprocess.Popen([sys.executable, "-m", "vdx_udf", *map(str, arguments)], stdin=child, stdout=child, stderr=child, env=env)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vdx_udf", *map(str, arguments)], stdin=child, stdout=child, stderr=child, env=env
+        )
         os.close(child)
         self.seen = ""
 

@@ -11,7 +11,15 @@ from tests.conftest import vdx
 def test_the_demo_shows_what_it_promises(tmp_path):
     done = vdx("demo", "--output", tmp_path / "out", "--pictures", "900")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert set(report) == {"text_precision_at_10", "zero_shot_accuracy", "average_precision", "index_used", "rows", "rows_per_second", "pictures"}
+    assert set(report) == {
+        "text_precision_at_10",
+        "zero_shot_accuracy",
+        "average_precision",
+        "index_used",
+        "rows",
+        "rows_per_second",
+        "pictures",
+    }
     assert report["rows"] == 900
     assert report["index_used"] is True
     assert report["text_precision_at_10"] >= 0.95

@@ -251,7 +251,9 @@ def test_classify_takes_other_labels_in_every_row_and_passes_empty_vectors(clien
 
 @pytest.mark.parametrize("vector", ["[1, 2]", "arrayWithConstant(512, nan)", "arrayWithConstant(512, inf)"])
 def test_classify_refuses_what_is_no_embedding(client, vector):
-    with pytest.raises(Exception, match="classify: a vector of .* cannot be classified: model vdx-tiny needs 512 finite values"):
+    with pytest.raises(
+        Exception, match="classify: a vector of .* cannot be classified: model vdx-tiny needs 512 finite values"
+    ):
         client.query(f"SELECT classify({vector}::Array(Float32), ['a'])")
 
 
@@ -320,7 +322,9 @@ def test_one_model_however_many_functions_and_slots_are_busy(client, layout):
         thread.join()
     assert not failures
     assert sorted(row[0][0] for row in answers) == [600, 600, *[300 * 512] * 4]
-    services = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(layout.run / "encoder.sock").encode() in path.read_bytes()]
+    services = [
+        path for path in Path("/proc").glob("[0-9]*/cmdline") if str(layout.run / "encoder.sock").encode() in path.read_bytes()
+    ]
     assert len(services) == 1
 
 
@@ -330,6 +334,8 @@ def test_killing_the_service_in_a_query_is_an_error_and_the_next_query_works(cli
     timer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
     timer.start()
     with pytest.raises(Exception, match="the encoder service stopped while it answered; run the query again"):
-        client.query("SELECT count() FROM (SELECT encode_text(concat('never twice ', toString(number))) AS v FROM numbers(300000)) WHERE length(v) > 0")
+        client.query(
+            "SELECT count() FROM (SELECT encode_text(concat('never twice ', toString(number))) AS v FROM numbers(300000)) WHERE length(v) > 0"
+        )
     timer.join()
     assert client.query("SELECT length(encode_text('after'))").result_rows == [(512,)]

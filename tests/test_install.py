@@ -124,7 +124,9 @@ def test_a_wheel_carries_the_whole_bundle(tmp_path):
     layout = Layout.embedded(tmp_path / "checkout")
     list(install(layout, "vdx-tiny"))
     shutil.rmtree(tmp_path / "site")
-    from_wheel, from_checkout = (sorted(str(p.relative_to(f)) for f in [tmp_path / n] for p in f.rglob("*")) for n in ("engine", "checkout"))
+    from_wheel, from_checkout = (
+        sorted(str(p.relative_to(f)) for f in [tmp_path / n] for p in f.rglob("*")) for n in ("engine", "checkout")
+    )
     assert from_wheel == from_checkout
 
 
@@ -142,4 +144,7 @@ def test_the_committed_xml_says_what_contract_and_settings_say(function):
 
 def test_the_sql_files_state_the_settings_index():
     text = (ROOT / "sql" / "02_tables.sql").read_text()
-    assert f"'cosineDistance', {settings.DIMENSION} /* dimension */, 'bf16', {settings.HNSW_M}, {settings.HNSW_EF_CONSTRUCTION})" in text
+    assert (
+        f"'cosineDistance', {settings.DIMENSION} /* dimension */, 'bf16', {settings.HNSW_M}, {settings.HNSW_EF_CONSTRUCTION})"
+        in text
+    )

@@ -97,10 +97,14 @@ def test_round_trip_through_the_engine(client, layout, name):
         written = b"".join(native.write_block([("x", kind, to_column(kind, values))], len(values)))
         (layout.user_files / "ours.native").write_bytes(written)
         # The engine reads our bytes and writes its own; both must mean the same values.
-        theirs = client.raw_query(f"SELECT x FROM file('{layout.user_files}/ours.native', Native) SETTINGS max_threads = 1", fmt="Native")
+        theirs = client.raw_query(
+            f"SELECT x FROM file('{layout.user_files}/ours.native', Native) SETTINGS max_threads = 1", fmt="Native"
+        )
         assert read_all(theirs, kind) == [tuple(v) if isinstance(v, tuple) else v for v in values]
         # And it understands them as values, not only as bytes that it copies.
-        count = client.query(f"SELECT count(), uniqExact(toString(x)) FROM file('{layout.user_files}/ours.native', Native)").result_rows[0]
+        count = client.query(
+            f"SELECT count(), uniqExact(toString(x)) FROM file('{layout.user_files}/ours.native', Native)"
+        ).result_rows[0]
         assert count == (len(values), len({repr(v) for v in values})) or name == "Float32"
 
     check()
@@ -137,8 +141,12 @@ def test_a_million_rows(client):
 
 def test_strings_of_every_length_around_the_varint_bounds(client, layout):
     values = [b"\xff" * size for size in (0, 1, 127, 128, 16383, 16384, 300_000)]
-    (layout.user_files / "lengths.native").write_bytes(b"".join(native.write_block([("x", native.String(), values)], len(values))))
-    lengths = client.raw_query(f"SELECT length(x), x = repeat(char(255), length(x)) FROM file('{layout.user_files}/lengths.native', Native)", fmt="TSV")
+    (layout.user_files / "lengths.native").write_bytes(
+        b"".join(native.write_block([("x", native.String(), values)], len(values)))
+    )
+    lengths = client.raw_query(
+        f"SELECT length(x), x = repeat(char(255), length(x)) FROM file('{layout.user_files}/lengths.native', Native)", fmt="TSV"
+    )
     assert lengths.decode().split("\n")[:-1] == [f"{len(v)}\t1" for v in values]
     assert read_all((layout.user_files / "lengths.native").read_bytes(), native.String(), piece=1000) == values
 

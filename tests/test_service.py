@@ -140,7 +140,17 @@ def served(tmp_path):
     started = []
 
     def start(*options: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(tmp_path / "e.sock"), "--model", "vdx-tiny", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "vdx_udf",
+            "serve",
+            "--socket",
+            str(tmp_path / "e.sock"),
+            "--model",
+            "vdx-tiny",
+            *options,
+        ]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         started.append(process)
         return process
@@ -243,7 +253,9 @@ def served_once(tmp_path_factory):
 def test_garbage_on_one_connection_leaves_the_others_alone(served_once):
     def garbage(n: int) -> bytes:
         with connected(served_once) as connection:
-            connection.sendall(np.random.default_rng(n).bytes(5000) if n % 2 else b"\x01\x01\x04text\x06String\xff\xff\xff\xff\xff\x7f")
+            connection.sendall(
+                np.random.default_rng(n).bytes(5000) if n % 2 else b"\x01\x01\x04text\x06String\xff\xff\xff\xff\xff\x7f"
+            )
             connection.shutdown(socket.SHUT_WR)
             return frame(connection)[0]
 

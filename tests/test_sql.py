@@ -27,7 +27,9 @@ def places(loaded, drawn) -> dict:
     """What the searches' placeholders stand for; a concept with two judged rows."""
     nearest = loaded.query("SELECT id FROM search_text(query = 'a red circle', k = 2)").result_rows
     loaded.command("INSERT INTO classifiers SELECT * FROM start_concept(concept = 'red circles', prompt = 'a red circle')")
-    loaded.command(f"INSERT INTO labels (concept, image_id, positive) VALUES ('red circles', {nearest[0][0]}, true), ('red circles', {nearest[1][0]}, false)")
+    loaded.command(
+        f"INSERT INTO labels (concept, image_id, positive) VALUES ('red circles', {nearest[0][0]}, true), ('red circles', {nearest[1][0]}, false)"
+    )
     vector = loaded.query("SELECT encode_text('a green star')").result_rows[0][0]
     return {"picture": drawn[0] / "0007.png", "vector": vector, "id": nearest[0][0], "next": nearest[1][0]}
 
@@ -84,7 +86,9 @@ def test_a_filter_that_the_thousand_nearest_miss_is_searched_exactly(fresh_table
     query = "search_text_where(query = 'a red circle', dataset = 'far', attribute = '', value = '', k = 10)"
     rows = fresh_tables.query(f"SELECT id, distance FROM {query}").result_rows
     assert len(rows) == 10
-    found = fresh_tables.query("SELECT id FROM images WHERE dataset = 'far' ORDER BY cosineDistance(vector, encode_text('a red circle')) + 0, id LIMIT 10")
+    found = fresh_tables.query(
+        "SELECT id FROM images WHERE dataset = 'far' ORDER BY cosineDistance(vector, encode_text('a red circle')) + 0, id LIMIT 10"
+    )
     assert {row[0] for row in rows} == {row[0] for row in found.result_rows}
 
 
@@ -95,7 +99,9 @@ def test_loading_splits_good_and_bad_and_loses_none(fresh_tables, drawn, tmp_pat
     fresh_tables.command(
         f"INSERT INTO ingest (source, dataset, bytes, encoded) SELECT _path, 'five', length(raw_blob), try_encode_image(raw_blob) FROM file('{tmp_path}/*.png', RawBLOB)"
     )
-    assert fresh_tables.query("SELECT count(), uniqExact(id), any(model), min(bytes) > 0 FROM images").result_rows == [(4, 4, "vdx-tiny", 1)]
+    assert fresh_tables.query("SELECT count(), uniqExact(id), any(model), min(bytes) > 0 FROM images").result_rows == [
+        (4, 4, "vdx-tiny", 1)
+    ]
     ((source, error),) = fresh_tables.query("SELECT source, error FROM rejects").result_rows
     assert source.endswith("3.png")
     assert error.startswith("a damaged picture (100 bytes)")
@@ -107,9 +113,15 @@ def test_a_vector_of_the_wrong_length_is_refused(fresh_tables):
 
 
 def test_running_the_files_again_changes_nothing(loaded, layout):
-    before = loaded.query("SELECT count() FROM images").result_rows, loaded.query("SELECT count() FROM prompt_templates").result_rows
+    before = (
+        loaded.query("SELECT count() FROM images").result_rows,
+        loaded.query("SELECT count() FROM prompt_templates").result_rows,
+    )
     engine.apply_schema(loaded, layout.sql)
-    after = loaded.query("SELECT count() FROM images").result_rows, loaded.query("SELECT count() FROM prompt_templates").result_rows
+    after = (
+        loaded.query("SELECT count() FROM images").result_rows,
+        loaded.query("SELECT count() FROM prompt_templates").result_rows,
+    )
     assert before == after == ([(PICTURES,)], [(len(settings.PROMPT_TEMPLATES),)])
 
 
@@ -166,16 +178,23 @@ def test_fit_equals_the_published_torch_code_over_rounds(loaded):
         assert not {row[0] for row in shown} & set(judged)
         new = {row[0]: row[0] % 3 == 0 for row in shown}
         judged |= new
-        loaded.command("INSERT INTO labels (concept, image_id, positive) VALUES " + ", ".join(f"('house', {i}, {p})" for i, p in new.items()))
+        loaded.command(
+            "INSERT INTO labels (concept, image_id, positive) VALUES "
+            + ", ".join(f"('house', {i}, {p})" for i, p in new.items())
+        )
         loaded.command("INSERT INTO classifiers SELECT * FROM fit(concept = 'house', steps = 5, learning_rate = 0.1)")
         rows = dict(loaded.query("SELECT id, vector FROM images").result_rows)
         x = torch.tensor(np.array([rows[i] for i in judged], np.float32))
         y = torch.tensor([float(p) for p in judged.values()])
         expected = torch_model.fit(x, y)
-        ((ours, method, labels),) = loaded.query(f"SELECT weight, method, labels FROM classifiers WHERE concept = 'house' AND round = {number}").result_rows
+        ((ours, method, labels),) = loaded.query(
+            f"SELECT weight, method, labels FROM classifiers WHERE concept = 'house' AND round = {number}"
+        ).result_rows
         assert (method, labels) == ("sgd", 12 * number)
         assert np.abs(np.array(ours) - expected).max() < 1e-5
-    assert loaded.query("SELECT groupArray(round) FROM (SELECT round FROM classifiers WHERE concept = 'house' ORDER BY round)").result_rows == [([0, 1, 2, 3],)]
+    assert loaded.query(
+        "SELECT groupArray(round) FROM (SELECT round FROM classifiers WHERE concept = 'house' ORDER BY round)"
+    ).result_rows == [([0, 1, 2, 3],)]
     with torch.no_grad():
         everything = torch.tensor(np.array(list(rows.values()), np.float32))
         expected = torch.sigmoid(torch_model(everything)).numpy()
@@ -231,8 +250,14 @@ def test_every_object_states_its_purpose_and_its_example_runs(loaded, places, ki
     if name.startswith("ingest_"):  # fed by inserts into ingest, never called by name
         return
     assert example, f"{name} has no example"
-    example = example.replace("/pictures/query.png", str(places["picture"])).replace("'holiday/", f"'{places['picture'].parent}/")
-    example = example.replace("image_id = 42", f"image_id = {places['id']}").replace("holiday/*.jpg", "*.png").replace("*.jpg", "*.png")
+    example = example.replace("/pictures/query.png", str(places["picture"])).replace(
+        "'holiday/", f"'{places['picture'].parent}/"
+    )
+    example = (
+        example.replace("image_id = 42", f"image_id = {places['id']}")
+        .replace("holiday/*.jpg", "*.png")
+        .replace("*.jpg", "*.png")
+    )
     loaded.command("INSERT INTO classifiers SELECT * FROM start_concept(concept = 'circles', prompt = 'a circle')")
     loaded.command(f"INSERT INTO labels (concept, image_id, positive) VALUES ('circles', {places['id']}, true)")
     if example.startswith("INSERT"):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from vdx_udf.model import TINY_FOLDER
-from vdx_udf.tiny.captions import Caption, caption, claim, facts, foil, truth
+from vdx_udf.tiny.captions import FRAMES, Caption, caption, claim, facts, foil, truth
 from vdx_udf.tiny.evaluate import UNSEEN_FRAMES, evaluate
-from vdx_udf.tiny.captions import FRAMES
 from vdx_udf.tiny.pictures import Picture, Thing, draw, pair, sample_picture
 
 TARGETS = {

@@ -147,7 +147,9 @@ def test_a_stray_print_cannot_reach_the_answer(layout, client, tmp_path):
     worker_file = tmp_path / "vdx_worker.py"
     noisy = "            if received:\n                print('noise on stdout', flush=True)\n                os.system('echo more noise')\n"
     text = worker_file.read_text()
-    changed = text.replace("            if received:\n                if service is None:", noisy + "                if service is None:")
+    changed = text.replace(
+        "            if received:\n                if service is None:", noisy + "                if service is None:"
+    )
     assert changed != text
     worker_file.write_text(changed)
     with Worker(layout.user_scripts) as quiet, Worker(tmp_path) as loud:
@@ -202,7 +204,10 @@ def pythons() -> list[str]:
     """The python3 interpreters of this machine from 3.9 on, one of each version."""
     found = {}
     for minor in range(9, 15):
-        candidates = [Path(shutil.which(f"python3.{minor}") or ""), *Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3")]
+        candidates = [
+            Path(shutil.which(f"python3.{minor}") or ""),
+            *Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3"),
+        ]
         for path in candidates:
             if path.is_file() and "shims" not in path.parts:  # a shim is a shell script that may refuse to run
                 found[minor] = str(path)

@@ -10,9 +10,7 @@ PAPER, INK = (252, 252, 252), (32, 32, 32)
 MARKS = {True: (30, 150, 70), False: (205, 45, 45), None: (200, 200, 200)}
 
 
-def contact_sheet(
-    title: str, pictures: Sequence[tuple[Path, str, bool | None]], path: Path, columns: int = 5
-) -> Path:
+def contact_sheet(title: str, pictures: Sequence[tuple[Path, str, bool | None]], path: Path, columns: int = 5) -> Path:
     """Writes a PNG of (file, text, mark) tuples; a mark frames the thumbnail green (True) or red (False)."""
     font, bold = ImageFont.load_default(13), ImageFont.load_default(18)
     rows = -(-len(pictures) // columns)

@@ -107,7 +107,9 @@ def load(demo: Demo, count: int) -> None:
         for number, picture in enumerate(tqdm(drawn, "draw", unit=" pictures", leave=False)):
             path = demo.pictures_folder / f"{number:05}.{'jpg' if number % 2 else 'png'}"
             draw(picture).save(path, quality=92)
-            captions.write(json.dumps({"path": str(path), "caption": picture.describe(), "attributes": attributes(picture)}) + "\n")
+            captions.write(
+                json.dumps({"path": str(path), "caption": picture.describe(), "attributes": attributes(picture)}) + "\n"
+            )
     (demo.pictures_folder / "99998.jpg").write_bytes(b"not a picture at all \x00\x01")
     (demo.pictures_folder / "99999.png").write_bytes((demo.pictures_folder / "00000.png").read_bytes()[:200])
     began = time.monotonic()
@@ -129,7 +131,9 @@ SETTINGS materialize_skip_indexes_on_insert = 0""")  # fmt: skip
 def search_by_text(demo: Demo) -> None:
     """Finds pictures by a sentence, through the vector index; measures precision@10 over many queries."""
     demo.step("Search by text")
-    statement = "SELECT id, source, caption, distance FROM search_text(query = 'a green star', k = 10) INNER JOIN images USING (id)"
+    statement = (
+        "SELECT id, source, caption, distance FROM search_text(query = 'a green star', k = 10) INNER JOIN images USING (id)"
+    )
     demo.sql(statement + " ORDER BY distance")
     rows = hits(demo, "search_text(query = 'a green star', k = 10)", {"colour": "green", "shape": "star"})
     demo.sheet("1-search-text", "search_text(query = 'a green star', k = 10)", rows)
@@ -161,7 +165,11 @@ def search_by_picture(demo: Demo) -> None:
     statement = f"search_image(image = '{path}', k = 9)"
     demo.sql(f"SELECT source, caption, distance FROM {statement} INNER JOIN images USING (id) ORDER BY distance")
     shown = {"colour": query.things[0].colour, "shape": query.things[0].shape}
-    demo.sheet("2-search-image", "the query, and the pictures nearest to it", [(str(path), "query", None), *hits(demo, statement, shown)])
+    demo.sheet(
+        "2-search-image",
+        "the query, and the pictures nearest to it",
+        [(str(path), "query", None), *hits(demo, statement, shown)],
+    )
 
 
 def search_filtered(demo: Demo) -> None:
@@ -295,4 +303,6 @@ def _print_table(names: tuple[str, ...], rows: list[tuple], total: int) -> None:
 
 def _cell(value: Any) -> str:
     text = f"{value:.4f}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 70 else "..." + text[-67:]
+    if len(text) <= 70:
+        return text
+    return "..." + text[-67:] if text.startswith("/") else text[:67] + "..."  # of a path the end tells more

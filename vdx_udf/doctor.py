@@ -58,7 +58,10 @@ def _tables(client: Any) -> Check:
     found = {row[0] for row in client.query("SELECT name FROM system.tables WHERE database = currentDatabase()").result_rows}
     missing = [table for table in TABLES if table not in found]
     return Check(
-        "tables", not missing, f"missing: {', '.join(missing)}" if missing else ", ".join(TABLES), "run `vdx sql -f` on the sql folder"
+        "tables",
+        not missing,
+        f"missing: {', '.join(missing)}" if missing else ", ".join(TABLES),
+        "run `vdx sql -f` on the sql folder",
     )
 
 

@@ -156,7 +156,9 @@ def _probabilities(context: Context, vectors: list[np.ndarray], labels: list[lis
     for wanted, members in groups.items():
         matrix = np.stack([vectors[row] for row in members])
         lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-        cosine = matrix / np.maximum(lengths, np.finfo(np.float32).tiny) @ context.encoder.embed_labels(context.client, wanted).T
+        cosine = (
+            matrix / np.maximum(lengths, np.finfo(np.float32).tiny) @ context.encoder.embed_labels(context.client, wanted).T
+        )
         logits = context.encoder.model.logit_scale * cosine
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         for row, shares in zip(members, odds / odds.sum(axis=1, keepdims=True), strict=True):

@@ -72,10 +72,7 @@ class Session:
     def _watch(self, name: str, done: threading.Event) -> None:
         if done.wait(SLOW_SECONDS):
             return
-        query = (
-            "SELECT read_rows, total_rows_approx FROM system.processes"
-            f" WHERE Settings['log_comment'] = '{name}' LIMIT 1"
-        )
+        query = f"SELECT read_rows, total_rows_approx FROM system.processes WHERE Settings['log_comment'] = '{name}' LIMIT 1"
         other = self._connect()  # a client runs one query at a time
         with tqdm(unit=" rows", unit_scale=True, leave=False) as bar:
             while not done.wait(0.3):

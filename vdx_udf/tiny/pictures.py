@@ -63,9 +63,7 @@ class Picture:
 
     def describe(self) -> str:
         """The full description, one clause an object: `a small red striped circle at the top left, ...`."""
-        clauses = [
-            f"a {t.size} {t.colour} {t.texture} {t.shape} at the {t.vertical} {t.horizontal}" for t in self.things
-        ]
+        clauses = [f"a {t.size} {t.colour} {t.texture} {t.shape} at the {t.vertical} {t.horizontal}" for t in self.things]
         return f"{' and '.join(clauses)} on a {self.background} background"
 
 

@@ -1,0 +1,76 @@
+"""The README says what is there, and its commands and SQL run."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.test_sql import documented
+from vdx_udf import contract, settings
+from vdx_udf.cli import main
+from vdx_udf.engine import split_statements
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_sql_runs_as_printed(fresh_tables, drawn):
+    (text,) = blocks("sql")
+    statements = list(split_statements(text.replace("/pictures/", f"{drawn[0]}/")))
+    assert len(statements) == 11
+    for statement in statements:
+        if re.search(r"^SELECT", statement, re.MULTILINE) and not re.search(r"^INSERT", statement, re.MULTILINE):
+            assert fresh_tables.query(statement).result_rows
+        else:
+            fresh_tables.command(statement)
+    assert fresh_tables.query("SELECT max(round), max(labels) FROM classifiers").result_rows == [(1, 20)]
+
+
+def test_the_commands_are_those_of_make_and_vdx():
+    first, after_demo = blocks("bash")
+    targets = re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [line.split() for line in first.splitlines()] == [["make", "demo"], ["make", "test"]]
+    assert {"demo", "test", "lint", "bench", "clean"} <= set(targets)
+    listed = subprocess.run(["make", "--no-print-directory", "-C", ROOT], capture_output=True, text=True, check=True).stdout
+    assert all(re.search(rf"^{target}\s", listed, re.MULTILINE) for target in targets)
+    for line in (*after_demo.splitlines(), *(line for line in blocks("console")[0].splitlines() if "vdx " in line)):
+        command = re.search(r"vdx (\w+)", line).group(1)
+        options = {option for parameter in main.commands[command].params for option in parameter.opts}
+        assert set(re.findall(r"(?<= )--?[\w-]+", line.partition('"')[0])) <= options | {"-"}
+
+
+@pytest.mark.parametrize("function", contract.FUNCTIONS.values(), ids=lambda f: f.name)
+def test_every_function_has_its_row(function):
+    assert f"| `{function.signature}` | `{function.returns}` | {function.meaning} |" in README
+
+
+def test_every_sql_object_is_listed():
+    section = README.partition("## SQL objects")[2].partition("\n## ")[0]
+    listed = set(
+        re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `")))
+    )
+    assert listed == {name for _, name, _ in documented()}
+
+
+def test_every_command_and_setting_is_listed():
+    section = README.partition("## Commands")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`vdx (\w+)`", section)) == set(main.commands)
+    assert f"`{settings.DEFAULT_MODEL}` is the default" in README
+    assert f"{settings.CACHE_ENTRIES:,} embeddings" in README
+    assert f"stops after {settings.IDLE_SECONDS // 60} minutes" in README
+
+
+def test_the_models_figures_are_those_of_its_training_log():
+    import json
+
+    from vdx_udf.model import TINY_FOLDER
+
+    log = json.loads((TINY_FOLDER / "training.json").read_text())
+    for name in ("colour_shape", "colour_shape_size", "colour_shape_size_texture"):
+        assert f"| {round(log['figures'][f'precision_at_10_{name}'] + 1e-9, 3):.3f} |" in README
+    assert f"{round(log['seconds'] / 60)}\nminutes" in README
