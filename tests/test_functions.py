@@ -223,7 +223,7 @@ def test_bad_pictures_cost_their_own_row_only(client, tmp_path):
 
 
 def test_encode_image_raises_one_sentence(client):
-    with pytest.raises(Exception, match="encode_image: '/no/such/file.png' cannot be read: No such file or directory"):
+    with pytest.raises(Exception, match=r"encode_image: '/no/such/file.png' cannot be read: No such file or directory"):
         client.query("SELECT encode_image('/no/such/file.png')")
 
 
@@ -252,7 +252,7 @@ def test_classify_takes_other_labels_in_every_row_and_passes_empty_vectors(clien
 @pytest.mark.parametrize("vector", ["[1, 2]", "arrayWithConstant(512, nan)", "arrayWithConstant(512, inf)"])
 def test_classify_refuses_what_is_no_embedding(client, vector):
     with pytest.raises(
-        Exception, match="classify: a vector of .* cannot be classified: model vdx-tiny needs 512 finite values"
+        Exception, match=r"classify: a vector of .* cannot be classified: model vdx-tiny needs 512 finite values"
     ):
         client.query(f"SELECT classify({vector}::Array(Float32), ['a'])")
 

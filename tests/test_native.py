@@ -1,6 +1,7 @@
 """The Native codec against the engine: what ClickHouse writes we read, what we write ClickHouse reads."""
 
 import io
+import itertools
 import json
 
 import numpy as np
@@ -61,8 +62,7 @@ def to_values(kind, column):
             return column.tolist()
         case native.Array():
             flat = to_values(kind.inner, column.values)
-            starts = [0, *column.ends.tolist()]
-            return [flat[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+            return [flat[a:b] for a, b in itertools.pairwise([0, *column.ends.tolist()])]
         case native.Tuple():
             return list(zip(*(to_values(t, part) for t, part in zip(kind.inner, column, strict=True)), strict=True))
         case native.Map():

@@ -108,7 +108,7 @@ def test_loading_splits_good_and_bad_and_loses_none(fresh_tables, drawn, tmp_pat
 
 
 def test_a_vector_of_the_wrong_length_is_refused(fresh_tables):
-    with pytest.raises(Exception, match="vector_length|dimension"):
+    with pytest.raises(Exception, match=r"vector_length|dimension"):
         fresh_tables.command("INSERT INTO images (source, vector) VALUES ('x', [1, 2, 3])")
 
 
@@ -246,7 +246,7 @@ def documented() -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(("kind", "name", "comment"), documented(), ids=lambda value: value if value.isidentifier() else "")
 def test_every_object_states_its_purpose_and_its_example_runs(loaded, places, kind, name, comment, layout, tmp_path):
     assert re.match(rf"{name}(\([\w, ]*\))?: [A-Za-z].*[.:]", comment.replace("\n", " ")), comment
-    purpose, _, example = comment.partition("Example: ")
+    _, _, example = comment.partition("Example: ")
     if name.startswith("ingest_"):  # fed by inserts into ingest, never called by name
         return
     assert example, f"{name} has no example"

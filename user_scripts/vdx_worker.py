@@ -83,7 +83,7 @@ def exchange(function, config, answers, to_service, to_clickhouse):
             except (BrokenPipeError, ConnectionResetError):
                 to_service.clear()  # its last words, or its end, are read below
         if events & (select.POLLIN | select.POLLHUP | select.POLLERR):
-            received = receive(lambda: service.recv(CHUNK))
+            received = receive(service.recv)
             if received:
                 if frames.feed(received, to_clickhouse):
                     in_block = False
@@ -95,7 +95,7 @@ def exchange(function, config, answers, to_service, to_clickhouse):
                 service.close()  # it stopped between two queries; the next one starts it again
                 service = None
         if ready.get(0, 0) & (select.POLLIN | select.POLLHUP | select.POLLERR):
-            received = receive(lambda: os.read(0, CHUNK))
+            received = receive(read_input)
             if received == b"" or (received is None and ready[0] & select.POLLHUP):
                 os._exit(0)
             if received:
@@ -106,10 +106,14 @@ def exchange(function, config, answers, to_service, to_clickhouse):
                 in_block = True
 
 
+def read_input(size):
+    return os.read(0, size)
+
+
 def receive(read):
     """What there is to read: b"" at the end, None when nothing has arrived."""
     try:
-        return read()
+        return read(CHUNK)
     except BlockingIOError:
         return None
     except ConnectionResetError:

@@ -117,8 +117,8 @@ def load(demo: Demo, count: int) -> None:
 INSERT INTO ingest (source, dataset, caption, attributes, bytes, encoded)
 SELECT _path, 'demo', caption, attributes, length(raw_blob), try_encode_image(raw_blob)
 FROM file('{demo.pictures_folder}/*.{{jpg,png}}', RawBLOB) AS files
-LEFT JOIN file('{demo.output}/captions.jsonl', JSONEachRow, 'path String, caption String, attributes Map(String, String)') AS captions
-    ON captions.path = files._path
+LEFT JOIN file('{demo.output}/captions.jsonl', JSONEachRow,
+    'path String, caption String, attributes Map(String, String)') AS captions ON captions.path = files._path
 SETTINGS materialize_skip_indexes_on_insert = 0""")  # fmt: skip
     seconds = time.monotonic() - began
     demo.sql("ALTER TABLE images MATERIALIZE INDEX vector_index SETTINGS mutations_sync = 2")
@@ -188,7 +188,8 @@ def label_zero_shot(demo: Demo) -> None:
         labels = {label.format(value): value for value in VALUES[attribute]}
         ((accuracy, total),) = demo.sql(
             f"""
-SELECT round(avg(label = transform(attributes['{attribute}'], {list(labels.values())}, {list(labels)}, '')), 4) AS accuracy, count() AS images
+SELECT round(avg(label = transform(attributes['{attribute}'], {list(labels.values())}, {list(labels)}, '')), 4)
+    AS accuracy, count() AS images
 FROM zero_shot(labels = {list(labels)}, template_set = 'default')
 INNER JOIN images USING (id)
 WHERE mapContains(attributes, '{attribute}')""",
@@ -197,7 +198,8 @@ WHERE mapContains(attributes, '{attribute}')""",
         demo.report["zero_shot_accuracy"][attribute] = accuracy
         demo.say(f"{attribute}: accuracy {accuracy} over {total} pictures, {len(labels)} labels")
     rows = demo.sql(
-        "SELECT source, label, probability FROM zero_shot(labels = ['circle', 'star', 'heart', 'cross'], template_set = 'default')"
+        "SELECT source, label, probability"
+        " FROM zero_shot(labels = ['circle', 'star', 'heart', 'cross'], template_set = 'default')"
         " ORDER BY probability DESC LIMIT 2 BY label"
     )
     demo.sheet("4-zero-shot", "zero-shot: the surest two of each label", [(s, f"{n} {p:.2f}", None) for s, n, p in rows])

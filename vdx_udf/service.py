@@ -36,7 +36,7 @@ class Service:
         self.path, self.idle_seconds = path.absolute(), idle_seconds
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Held for life, and taken before the model is loaded, so that a second instance ends at once.
-        self._lock = open(path.with_suffix(".lock"), "a+")
+        self._lock = open(path.with_suffix(".lock"), "a+")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

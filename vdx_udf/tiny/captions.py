@@ -29,7 +29,8 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "checkered": ("checkered", "checked", "chequered"),
     },
     "horizontal": {
-        "left": ("on the left", "at the left", "on the left side"), "right": ("on the right", "at the right", "on the right side"),
+        "left": ("on the left", "at the left", "on the left side"),
+        "right": ("on the right", "at the right", "on the right side"),
         "centre": ("between left and right",),
     },
     "vertical": {
