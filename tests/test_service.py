@@ -2,11 +2,13 @@
 
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,6 +273,25 @@ def test_garbage_on_one_connection_leaves_the_others_alone(served_once):
         vectors = list(pool.map(honest, range(20)))
     assert set(broken) == {b"X"}
     assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
+
+
+def threads(folder) -> int:
+    pid = int((folder / "e.lock").read_text())
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def test_connections_that_are_reset_leave_no_thread_behind(served_once):
+    with connected(served_once) as connection:  # the decoders and the model's own threads exist from here on
+        frame(asked(connection))
+    before = threads(served_once)
+    for n in range(20):
+        with connected(served_once) as connection:
+            connection.sendall(b"".join(native.write_block([("text", native.String(), [b"reset %d" % n] * 3000)], 3000)))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    deadline = time.monotonic() + 20
+    while threads(served_once) > before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert threads(served_once) <= before
 
 
 def test_a_client_that_leaves_in_mid_block_leaves_nothing_behind(served_once):

@@ -114,6 +114,15 @@ def test_workers_of_one_moment_start_one_service(own_layout):
             worker.__exit__()
 
 
+def test_a_prefix_deeper_than_a_socket_path_can_be(tmp_path):
+    layout = Layout.embedded(tmp_path / ("deep" * 20) / ("deeper" * 10) / "engine")
+    assert len(str(layout.run / "encoder.sock")) > 107
+    list(install(layout, "vdx-tiny"))
+    with Worker(layout.user_scripts) as worker:
+        assert worker.ask([b"a star"])[0].shape == (512,)
+    stop_encoder(layout)
+
+
 def test_a_worker_exits_at_once_when_its_input_closes(layout, client):
     for function in ("encode_text", "encode_image"):
         with Worker(layout.user_scripts, function) as worker:

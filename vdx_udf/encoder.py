@@ -5,6 +5,7 @@ already waits for are shared with it, and the rest queue for the model thread, w
 clients in turn. Pictures are decoded on threads of their own on the way.
 """
 
+import logging
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ from vdx_udf import __version__, settings
 from vdx_udf.image import ImageError, ImageSource, decode, shortened
 
 TEXT, IMAGE = "text", "image"
+log = logging.getLogger("vdx")
 _BATCH = {TEXT: settings.TEXT_BATCH, IMAGE: settings.IMAGE_BATCH}
 
 
@@ -189,6 +191,10 @@ class Encoder:
         self._ready[kind].setdefault(client, deque()).append(entry)
 
     def _decode(self, client: Hashable, entry: Entry) -> None:
+        with self._wake:
+            if all(ticket.dropped for ticket in entry.tickets):
+                self._in_flight.pop(entry.key, None)
+                return
         try:
             entry.payload = self.model.pixels(decode(entry.payload))
         except Exception as error:  # a picture can break its decoder in any way; it costs its own row only
@@ -228,9 +234,14 @@ class Encoder:
         return batch
 
     def _run(self) -> None:
-        while True:
-            kind, batch = self._take()
-            self._deliver(list(zip(batch, self._encode(kind, [e.payload for e in batch]), strict=True)))
+        try:
+            while True:
+                kind, batch = self._take()
+                self._deliver(list(zip(batch, self._encode(kind, [e.payload for e in batch]), strict=True)))
+        except BaseException:
+            # Without this thread every query would hang; workers start a new service when this one is gone.
+            log.exception("the model thread failed; the service stops")
+            os._exit(1)
 
     def _encode(self, kind: str, payloads: list) -> list[np.ndarray | Exception]:
         """Vectors, or the error of each input that has one: a batch that fails is halved until the culprit is alone."""

@@ -1,14 +1,27 @@
-"""What a person at the command line reads instead of a traceback."""
+"""Errors with a message for the person at the command line, who reads it instead of a traceback."""
 
 import re
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from vdx_udf.install import InstallError
-from vdx_udf.service import ServiceError
 
-# ModelError is a RuntimeError of vdx_udf.model; naming it here would import torch for every command.
-USER_ERRORS = (ClickHouseError, InstallError, ServiceError, RuntimeError, OSError)
+class VdxError(Exception):
+    """Something that a person can mend; the message says what and how."""
+
+
+class InstallError(VdxError):
+    """The bundle cannot be installed, found or removed."""
+
+
+class ModelError(VdxError):
+    """The model cannot be loaded."""
+
+
+class ServiceError(VdxError):
+    """The encoder service cannot start."""
+
+
+USER_ERRORS = (ClickHouseError, VdxError, OSError)
 
 
 def readable(error: BaseException) -> str:

@@ -15,13 +15,10 @@ from pathlib import Path
 
 from vdx_udf import contract, functions_xml, settings
 from vdx_udf.bundle import bundle_folder
+from vdx_udf.errors import InstallError
 
 SCRIPTS = (*contract.FUNCTIONS, "vdx_worker.py")
 _DIMENSION = re.compile(r"\b\d+ /\* dimension \*/")
-
-
-class InstallError(RuntimeError):
-    """The bundle cannot be installed or removed; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

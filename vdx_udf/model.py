@@ -10,12 +10,10 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from vdx_udf.errors import ModelError
+
 TINY_FOLDER = Path(__file__).parent / "tiny" / "vdx-tiny"
 _SCHEMAS = ("hf-hub:", "local-dir:")
-
-
-class ModelError(RuntimeError):
-    """The model cannot be loaded; the message says which and why."""
 
 
 class Clip:

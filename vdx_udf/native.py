@@ -25,6 +25,10 @@ class NativeError(ValueError):
     """The bytes are not a Native block of the expected types; the message says what was found."""
 
 
+class StreamEnded(NativeError):
+    """The stream ended within a block."""
+
+
 @dataclass
 class Ragged:
     """Rows of different lengths: row i is `values[ends[i-1]:ends[i]]`. `ends`: uint64 (rows,)."""
@@ -84,7 +88,7 @@ class Stream:
         while missing > 0:
             received = self._read(max(missing, RECEIVE))
             if not received:
-                raise NativeError(f"the stream ended {missing} bytes before a value of {size} bytes was complete")
+                raise StreamEnded(f"the stream ended {missing} bytes before a value of {size} bytes was complete")
             parts.append(received)
             missing -= len(received)
         whole = b"".join(parts)

@@ -6,6 +6,7 @@ in frames of one kind byte, a length (UInt32, little-endian) and that many bytes
   X  an error sentence, UTF-8; the connection is closed after it
 """
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -19,14 +20,11 @@ from pathlib import Path
 
 from vdx_udf import contract, functions, native, settings
 from vdx_udf.encoder import Encoder
+from vdx_udf.errors import ServiceError
 
 PROTOCOL = b"vdx/1"
 _END = object()  # the last of a conversation's answers
 log = logging.getLogger("vdx")
-
-
-class ServiceError(RuntimeError):
-    """The service cannot start; the message says why."""
 
 
 class Service:
@@ -122,16 +120,19 @@ class Conversation:
         sender.start()
         try:
             self._read_blocks(stream, function)
-            self._put(_END)
-        except BaseException:
-            self._context.encoder.drop(list(self._context.tickets))
-            raise
         finally:
+            with contextlib.suppress(BrokenPipeError):
+                self._put(_END)
             sender.join()
+            self._drop()
             self._service.working(self._blocks_answered - self._blocks_read)
 
+    def _drop(self) -> None:
+        """What this worker still waited for need not be computed."""
+        self._context.encoder.drop(list(self._context.tickets))
+
     def _read_blocks(self, stream: native.Stream, function: str) -> None:
-        """Returns where the worker goes away; whatever it still waited for is then dropped."""
+        """Reads and queues block after block until the worker goes away or sends something that cannot be answered."""
         handler, declared = functions.HANDLERS[function], contract.FUNCTIONS[function]
         try:
             while (header := native.read_header(stream)) is not None:
@@ -143,8 +144,13 @@ class Conversation:
                 for count, answer in handler(self._context, stream, rows):
                     self._put((count, answer))
                 self._put(None)
-            self._context.encoder.drop(list(self._context.tickets))
-        except ValueError as error:  # not Native format, or not what the function takes
+            self._drop()
+        except OSError:
+            self._drop()
+            raise
+        except Exception as error:  # mostly not Native format, or not what the function takes
+            if isinstance(error, native.StreamEnded):
+                self._drop()
             self._put(error)
 
     def _put(self, item: object) -> None:
