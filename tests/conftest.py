@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from vdx_udf import engine
-from vdx_udf.demo import stop_encoder
-from vdx_udf.install import Layout, install
+from vdx_udf.install import Layout, install, stop_encoder
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 

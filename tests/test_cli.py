@@ -15,9 +15,8 @@ import time
 import pytest
 
 from tests.conftest import vdx
-from vdx_udf.demo import stop_encoder
 from vdx_udf.engine import split_statements
-from vdx_udf.install import Layout
+from vdx_udf.install import Layout, stop_encoder
 
 
 @pytest.fixture(scope="module")

@@ -38,3 +38,11 @@ def test_the_demo_shows_what_it_promises(tmp_path):
     assert "not a picture: b'not a picture at all" in done.stdout
     running = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in p.read_bytes()]
     assert not running  # the demo leaves no process behind
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    done = vdx("demo", "--output", tmp_path, check=False)
+    assert done.returncode == 1
+    assert f"Error: {tmp_path} holds other files than an earlier demo's: name another folder with --output" in done.stderr
+    assert (tmp_path / "mine.txt").read_text() == "precious"

@@ -14,7 +14,8 @@ import pytest
 
 from tests.conftest import vdx
 from vdx_udf import contract, settings
-from vdx_udf.install import Layout, install, uninstall
+from vdx_udf.install import Layout, install, stop_encoder, uninstall
+from vdx_udf.model import TINY_FOLDER
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,6 +71,28 @@ def test_uninstall_leaves_data_and_strangers_files(tmp_path):
     assert not layout.state.exists()
     done = vdx("uninstall", "--config-dir", tmp_path / "etc", "--data-dir", tmp_path / "var", check=False)
     assert (done.returncode, "nothing of vdx-udf is installed here" in done.stderr) == (1, True)
+
+
+def test_another_model_takes_effect_at_once(tmp_path):
+    """A service that still ran with the old model would answer with its vectors, silently."""
+    layout = Layout.embedded(tmp_path / "engine")
+    shutil.copytree(TINY_FOLDER, tmp_path / "copy")
+    asked = "SELECT vdx_encoder_info('')['model']"
+    for model in ("vdx-tiny", f"local-dir:{tmp_path}/copy"):
+        list(install(layout, model))
+        assert vdx("sql", "--prefix", layout.state, "-q", asked).stdout == f"{model}\n"
+    stop_encoder(layout)
+
+
+def test_a_stale_lock_names_no_victim(tmp_path):
+    layout = Layout.embedded(tmp_path / "engine")
+    layout.run.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        (layout.run / "encoder.lock").write_text(str(bystander.pid))
+        (layout.run / "encoder.sock").touch()
+        stop_encoder(layout)
+        assert bystander.poll() is None
+        bystander.kill()
 
 
 def test_uninstall_removes_all_of_an_unused_prefix(tmp_path):

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from vdx_udf import native
-from vdx_udf.demo import stop_encoder
-from vdx_udf.install import Layout, install
+from vdx_udf.install import Layout, install, stop_encoder
 
 VECTOR = native.parse_type("Array(Float32)")
 

@@ -5,9 +5,7 @@ captions are the truth: they score the searches and play the person who labels.
 """
 
 import json
-import os
 import shutil
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from tqdm import tqdm
 
 from vdx_udf import engine
 from vdx_udf.contact_sheet import contact_sheet
-from vdx_udf.install import Layout, install
+from vdx_udf.errors import VdxError
+from vdx_udf.install import Layout, install, stop_encoder
 from vdx_udf.tiny.pictures import ATTRIBUTES, VALUES, Picture, draw, pair, sample_picture
 
 SEED = 7_000  # neither the training's nor the evaluation's
@@ -43,7 +42,10 @@ class Demo:
     def prepare(self) -> None:
         """Removes an earlier run, installs the bundle with the bundled model and creates the schema."""
         stop_encoder(self.layout)
-        shutil.rmtree(self.output, ignore_errors=True)
+        if self.layout.manifest.is_file():
+            shutil.rmtree(self.output)
+        elif self.output.exists() and any(self.output.iterdir()):
+            raise VdxError(f"{self.output} holds other files than an earlier demo's: name another folder with --output")
         for _ in install(self.layout, "vdx-tiny"):
             pass
         self.client = engine.connect_embedded(self.layout.state)
@@ -79,11 +81,9 @@ def run(output: Path, pictures: int) -> dict[str, Any]:
     demo = Demo(output)
     demo.prepare()
     try:
-        for walk in (load, search_by_text, search_by_picture, search_filtered, label_zero_shot, refine):
-            if walk is load:
-                load(demo, pictures)
-            else:
-                walk(demo)
+        load(demo, pictures)
+        for walk in (search_by_text, search_by_picture, search_filtered, label_zero_shot, refine):
+            walk(demo)
     finally:
         stop_encoder(demo.layout)
     path = demo.output / "report.json"
@@ -278,20 +278,6 @@ def hits(demo: Demo, search: str, wanted: dict[str, str]) -> list[tuple[str, str
     """A search's answer for a contact sheet: source, distance as text, and whether it shows what was wanted."""
     statement = f"SELECT source, distance, {shows(wanted)} FROM {search} INNER JOIN images USING (id) ORDER BY distance"
     return [(source, f"{distance:.3f}", bool(good)) for source, distance, good in demo.sql(statement, show=False)]
-
-
-def stop_encoder(layout: Layout) -> None:
-    """Ends the prefix's encoder service if one runs, and waits until it has."""
-    lock = layout.run / "encoder.lock"
-    if not lock.is_file() or not (layout.run / "encoder.sock").exists():
-        return
-    pid = int(lock.read_text() or 0)
-    try:
-        os.kill(pid, signal.SIGTERM)
-        while (layout.run / "encoder.sock").exists():
-            time.sleep(0.05)
-    except ProcessLookupError:
-        (layout.run / "encoder.sock").unlink(missing_ok=True)
 
 
 def _print_table(names: tuple[str, ...], rows: list[tuple], total: int) -> None:

@@ -4,20 +4,25 @@ Everything is rendered to memory first and written only where it differs, so a s
 remembers what was written; `uninstall` removes exactly that, never data.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vdx_udf import contract, functions_xml, settings
+from vdx_udf import __version__, contract, functions_xml, settings
 from vdx_udf.bundle import bundle_folder
 from vdx_udf.errors import InstallError
 
 SCRIPTS = (*contract.FUNCTIONS, "vdx_worker.py")
+WORKER_CONFIG = "vdx_worker.json"
 _DIMENSION = re.compile(r"\b\d+ /\* dimension \*/")
 
 
@@ -89,7 +94,7 @@ def render(layout: Layout, model: str) -> dict[Path, tuple[bytes, int]]:
     for name in SCRIPTS:
         files[layout.user_scripts / name] = ((bundle_folder("user_scripts") / name).read_bytes(), 0o755)
     worker = json.dumps(_worker_config(layout, model), indent=1) + "\n"
-    files[layout.user_scripts / "vdx_worker.json"] = (worker.encode(), 0o644)
+    files[layout.user_scripts / WORKER_CONFIG] = (worker.encode(), 0o644)
     dimension = f"{dimension_of(model)} /* dimension */"
     source = bundle_folder("sql")
     for path in sorted(source.rglob("*.sql")):
@@ -114,6 +119,7 @@ def _worker_config(layout: Layout, model: str) -> dict:
         serve += ["--allow", str(folder)]
     serve += ["--idle-seconds", str(settings.IDLE_SECONDS)]
     return {
+        "version": __version__,
         "run": str(layout.run),
         "socket": "encoder.sock",
         "log": str(layout.run / "encoder.log"),
@@ -131,6 +137,8 @@ def install(layout: Layout, model: str, dry_run: bool = False) -> Iterator[tuple
         yield "keep" if same else "write", path
         if not same and not dry_run:
             _write(path, content, mode, layout.owner)
+            if path.name == WORKER_CONFIG:
+                stop_encoder(layout)  # it runs with another model or version; the next query starts the new one
     if dry_run:
         return
     for folder in layout.folders():
@@ -142,9 +150,13 @@ def install(layout: Layout, model: str, dry_run: bool = False) -> Iterator[tuple
 
 
 def uninstall(layout: Layout) -> Iterator[Path]:
-    """Removes the files of the manifest and yields them; data, pictures and tables stay. Raises InstallError."""
+    """Stops the encoder, removes the files of the manifest and yields them; data, pictures and tables stay.
+
+    Raises InstallError.
+    """
     if not layout.manifest.is_file():
         raise InstallError(f"nothing of vdx-udf is installed here: {layout.manifest} does not exist")
+    stop_encoder(layout)
     for path in [*map(Path, json.loads(layout.manifest.read_text())["files"]), layout.manifest]:
         if path.is_file():
             path.unlink()
@@ -163,6 +175,25 @@ def installed_model(layout: Layout) -> str:
             f"no bundle is installed in {layout.state}: run `vdx install --prefix {layout.state}`, or `make demo` for the demo"
         )
     return json.loads(layout.manifest.read_text())["model"]
+
+
+def stop_encoder(layout: Layout) -> None:
+    """Ends the encoder service that runs for this layout, if one does, and waits until it has."""
+    try:
+        lock = open(layout.run / "encoder.lock")  # noqa: SIM115
+    except FileNotFoundError:
+        return
+    with lock:
+        while True:
+            try:
+                # Whoever can take the lock knows that no service runs, whatever process number the file still names.
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                lock.seek(0)
+                with contextlib.suppress(ValueError, ProcessLookupError):  # just starting, just gone
+                    os.kill(int(lock.read()), signal.SIGTERM)
+            time.sleep(0.05)
 
 
 def _write(path: Path, content: bytes, mode: int, owner: str | None) -> None:

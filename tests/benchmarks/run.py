@@ -20,15 +20,35 @@ from PIL import Image
 from tqdm import tqdm
 
 from vdx_udf import engine
-from vdx_udf.demo import stop_encoder
-from vdx_udf.install import Layout, install
+from vdx_udf.install import Layout, install, stop_encoder
 
 RESULTS = Path(__file__).parent / "results"
 PEER = Path(__file__).parent / "peer.py"
 QUICK = bool(os.environ.get("QUICK"))
 REPEATS = 3
 SCALE = 1 if QUICK else 5
-WORDS = "a the red blue old small large house lake dog cat tree boat street market window light morning river child".split()
+WORDS = [
+    "a",
+    "the",
+    "red",
+    "blue",
+    "old",
+    "small",
+    "large",
+    "house",
+    "lake",
+    "dog",
+    "cat",
+    "tree",
+    "boat",
+    "street",
+    "market",
+    "window",
+    "light",
+    "morning",
+    "river",
+    "child",
+]
 
 
 def peer_xml(name: str) -> str:
