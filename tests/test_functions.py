@@ -18,7 +18,7 @@ from vdx_udf.model import TINY_FOLDER
 TEXTS = [
     "", " ", "a red circle", "A RED   CIRCLE!", "two blue stars on a white background?", "красный круг", "红色圆圈", "दायरा",
     "دائرة حمراء", "🔴🟦", "it's \"quoted\"\tand\nbroken", "&lt;b&gt; &amp;amp;", "\0null\0", "é" * 40, "word " * 500, "x" * 3000,
-    "supercalifragilisticexpialidocious", "a", "the the the", "0123456789 " * 30,
+    "supercalifragilisticexpialidocious", "an <end_of_text> within", "<start_of_text>", "a", "the the the", "0123456789 " * 30,
 ]  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def test_real_architecture_equals_open_clip():
         torch.manual_seed(0)
         model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32", pretrained=None)
     model.eval()
-    texts = TEXTS[:6] + TEXTS[14:16]
+    texts = TEXTS[:6] + TEXTS[14:19]
     assert cosines(ours.encode_texts(texts), reference_texts(model, open_clip.get_tokenizer("ViT-B-32"), texts)).min() > 0.99999
     contents = [PICTURES[n] for n in ("jpeg", "png-alpha", "png-palette", "jpeg-progressive")]
     vectors = ours.encode_images([ours.pixels(decode(c)) for c in contents])

@@ -14,6 +14,7 @@ from vdx_udf.errors import ModelError
 
 TINY_FOLDER = Path(__file__).parent / "tiny" / "vdx-tiny"
 _SCHEMAS = ("hf-hub:", "local-dir:")
+TRIMMED_BATCH = 32  # texts of similar length that go through the tower together, cut at the longest
 
 
 class Clip:
@@ -34,6 +35,7 @@ class Clip:
             raise ModelError(f"model {name!r} cannot be loaded: {error}") from error
         self._model.eval().to(self.device)
         self._tokenize = open_clip.get_tokenizer(tokenizer_name)
+        self._trims = _can_trim(self._model)
         self.preprocess = image_transform_v2(PreprocessCfg(**self._model.visual.preprocess_cfg), is_train=False)
         self.logit_scale = float(self._model.logit_scale.exp().item())
         self.weights_hash = _hash(self._model)
@@ -43,7 +45,14 @@ class Clip:
     def encode_texts(self, texts: list[str]) -> np.ndarray:
         """Unit vectors, float32 (N, dimension). Longer texts than the tower reads are cut by the tokeniser."""
         tokens = self._tokenize(texts).to(self.device)
-        return self._model.encode_text(tokens, normalize=True).float().cpu().numpy()
+        if not self._trims:
+            return self._model.encode_text(tokens, normalize=True).float().cpu().numpy()
+        lengths = tokens.argmax(dim=1) + 1  # the end-of-text token has the highest number
+        order = lengths.argsort()
+        vectors = torch.empty(len(texts), self._model.text_projection.shape[1], device=self.device)
+        for rows in order.split(TRIMMED_BATCH):
+            vectors[rows] = _encode_trimmed(self._model, tokens[rows, : int(lengths[rows[-1]])])
+        return vectors.cpu().numpy()
 
     @torch.inference_mode()
     def encode_images(self, pixels: list[torch.Tensor]) -> np.ndarray:
@@ -78,6 +87,26 @@ def _create(name: str) -> tuple[torch.nn.Module, str]:
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
         quick_gelu = bool(known.get("quick_gelu", False))
         return open_clip.create_model(architecture, tag, require_pretrained=True, quick_gelu=quick_gelu), architecture
+
+
+def _can_trim(model: torch.nn.Module) -> bool:
+    """Whether what follows a text's end-of-text token cannot change its vector: the tower is causal and reads there."""
+    return (
+        type(model) is open_clip.CLIP
+        and model.text_pool_type == "argmax"
+        and model.attn_mask is not None
+        and isinstance(model.text_projection, torch.nn.Parameter)
+    )
+
+
+def _encode_trimmed(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
+    """open_clip's CLIP.encode_text on tokens int64 (N, L) that are cut after the longest text's end."""
+    length = tokens.shape[1]
+    kind = model.transformer.get_cast_dtype()
+    x = model.token_embedding(tokens).to(kind) + model.positional_embedding[:length].to(kind)
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    x = x[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=1)] @ model.text_projection
+    return torch.nn.functional.normalize(x.float(), dim=-1)
 
 
 def _hash(model: torch.nn.Module) -> str:
