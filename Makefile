@@ -10,7 +10,8 @@ help:  ## list the targets
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@echo "setting up .venv: about 6 GB with torch, a minute or more"
+	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
 demo: $(READY)  ## load, search, label and refine on the embedded engine, offline; results in demo-output/

@@ -34,6 +34,7 @@ ENGINE = MergeTree ORDER BY (dataset, source);
 -- ingest: insert pictures here with try_encode_image(...) AS encoded; good rows go to images, the others to rejects.
 -- Example: INSERT INTO ingest (source, dataset, bytes, encoded)
 --          SELECT _path, 'holiday', length(raw_blob), try_encode_image(raw_blob) FROM file('holiday/*.jpg', RawBLOB)
+--          SETTINGS max_threads = 16
 CREATE TABLE IF NOT EXISTS ingest
 (
     source String,

@@ -119,7 +119,7 @@ SELECT _path, 'demo', caption, attributes, length(raw_blob), try_encode_image(ra
 FROM file('{demo.pictures_folder}/*.{{jpg,png}}', RawBLOB) AS files
 LEFT JOIN file('{demo.output}/captions.jsonl', JSONEachRow,
     'path String, caption String, attributes Map(String, String)') AS captions ON captions.path = files._path
-SETTINGS materialize_skip_indexes_on_insert = 0""")  # fmt: skip
+SETTINGS max_threads = 16, materialize_skip_indexes_on_insert = 0""")  # fmt: skip
     seconds = time.monotonic() - began
     demo.sql("ALTER TABLE images MATERIALIZE INDEX vector_index SETTINGS mutations_sync = 2")
     (rows,) = demo.sql("SELECT count() AS images FROM images")[0]
