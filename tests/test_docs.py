@@ -65,6 +65,10 @@ def test_every_command_and_setting_is_listed():
     assert f"stops after {settings.IDLE_SECONDS // 60} minutes" in README
 
 
+def test_the_speed_table_is_the_benchmarks():
+    assert (ROOT / "tests" / "benchmarks" / "results" / "speed.md").read_text() in README
+
+
 def test_the_models_figures_are_those_of_its_training_log():
     import json
 

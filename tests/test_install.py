@@ -10,12 +10,14 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import vdx
 from vdx_udf import contract, settings
 from vdx_udf.install import Layout, install, stop_encoder, uninstall
 from vdx_udf.model import TINY_FOLDER
+from vdx_udf.tiny.pictures import draw, sample_picture
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,6 +59,31 @@ def test_server_folders_with_spaces(tmp_path):
     assert worker["serve"][worker["serve"].index("--allow") + 1] == f"{data}/user_files"
     assert worker["serve"].count("--allow") == 1
     assert (data / "vdx_udf" / "run").stat().st_mode & 0o777 == 0o700
+
+
+SERVER = """
+import sys, clickhouse_connect
+config, data = sys.argv[1:]
+client = clickhouse_connect.get_client(interface="chdb", path=data, chdb_options={"config-file": config + "/config.xml"})
+print(client.query("SELECT length(encode_text('a'))").result_rows[0][0])
+for path in ("/etc/passwd", "inside.png", data + "/user_files/inside.png"):
+    print(client.query("SELECT try_encode_image({p:String}).error", parameters={"p": path}).result_rows[0][0])
+"""
+
+
+def test_the_server_layout_works_and_fences_paths(tmp_path):
+    """The embedded engine reads a server's own kind of configuration: config.xml with the fragment in config.d."""
+    layout = Layout.server(tmp_path / "etc", tmp_path / "var", None)
+    list(install(layout, "vdx-tiny"))
+    draw(sample_picture(np.random.default_rng(0))).save(layout.user_files / "inside.png")
+    paths = f"<path>{tmp_path}/var/</path><user_files_path>{layout.user_files}/</user_files_path>"
+    (layout.functions / "config.xml").write_text(f"<clickhouse>{paths}</clickhouse>")
+    command = [sys.executable, "-c", SERVER, tmp_path / "etc", tmp_path / "var"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    stop_encoder(layout)
+    answers = done.stdout.split("\n")
+    refused = f"'/etc/passwd' lies outside the allowed folders ({layout.user_files}); pass the bytes instead"
+    assert answers == ["512", refused, "", "", ""], done.stderr
 
 
 def test_uninstall_leaves_data_and_strangers_files(tmp_path):

@@ -206,7 +206,7 @@ def asked(connection: socket.socket) -> socket.socket:
 
 
 def test_it_stops_when_idle_and_not_before(served, tmp_path):
-    process = served("--idle-seconds", "2")
+    process = served("--idle-seconds", "3")
     ready(process)
     connection = connected(tmp_path)
     for _ in range(4):

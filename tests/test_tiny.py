@@ -4,8 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from vdx_udf.model import TINY_FOLDER
+from vdx_udf.tiny import train
 from vdx_udf.tiny.captions import FRAMES, Caption, caption, claim, facts, foil, truth
 from vdx_udf.tiny.evaluate import UNSEEN_FRAMES, evaluate
 from vdx_udf.tiny.pictures import Picture, Thing, draw, pair, sample_picture
@@ -30,6 +34,30 @@ def test_unseen_pictures_and_wordings_reach_the_targets_and_the_log_says_so():
     assert figures == pytest.approx(logged["figures"], abs=0.01)
     assert logged["seconds"] <= 30 * 60
     assert sum(path.stat().st_size for path in TINY_FOLDER.iterdir()) < 15 << 20
+
+
+def test_the_same_seed_trains_the_same_model(tmp_path):
+    """The whole script, a few steps of it: the weights depend on nothing but the seed."""
+    for seed, folder in ((1, "one"), (1, "again"), (2, "other")):
+        options = [
+            "--pictures",
+            "400",
+            "--steps",
+            "6",
+            "--batch",
+            "64",
+            "--seed",
+            str(seed),
+            "--folder",
+            str(tmp_path / folder),
+        ]
+        done = CliRunner().invoke(train.main, options, catch_exceptions=False)
+        assert done.exit_code == 0
+    weights = {f: load_file(tmp_path / f / "open_clip_model.safetensors") for f in ("one", "again", "other")}
+    assert all(torch.allclose(w, weights["again"][name], atol=1e-3) for name, w in weights["one"].items())
+    assert not torch.allclose(weights["one"]["text_projection"], weights["other"]["text_projection"], atol=1e-3)
+    log = json.loads((tmp_path / "one" / "training.json").read_text())
+    assert set(log["figures"]) == set(TARGETS)
 
 
 def test_the_evaluations_sentences_occur_in_no_training_caption():
