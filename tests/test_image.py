@@ -86,9 +86,8 @@ def test_urls_are_fetched_only_when_switched_on():
 @pytest.mark.parametrize(
     ("size", "reason"),
     [
-        ((15_000, 12_000), "a picture of 15000 x 12000 pixels; the limit is 178956970"),
-        ((20_000, 20_000), "a damaged picture .* exceeds limit"),  # Pillow's own refusal, at twice as many
-        ((9_000, 2), "a picture of 9000 x 2 pixels: sides of more than 1 to 1000"),
+        ((15_000, 12_000), r"180000000 pixels\) exceeds limit of 178956970"),
+        ((9_000, 2), "a picture of 9000 x 2 pixels: its sides may be at most 1 to 1000"),
     ],
 )
 def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(size, reason):

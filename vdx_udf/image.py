@@ -82,16 +82,13 @@ def decode(content: bytes) -> Image.Image:
     """The picture as a viewer shows it: first frame, upright (EXIF orientation applied), 16-bit grey scaled to 8.
 
     Its mode is otherwise the file's own, so that a model's preprocessing treats palettes and alpha as open_clip does.
-    Raises ImageError, for more pixels or longer sides than the settings allow before anything is decoded.
+    Raises ImageError; for more pixels than Pillow allows (178,956,970) or too long a side before anything is decoded.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height > settings.MAX_PIXELS:
-            raise ImageError(f"a picture of {image.width} x {image.height} pixels; the limit is {settings.MAX_PIXELS}")
         if max(image.size) > settings.MAX_ASPECT * min(image.size):
-            raise ImageError(
-                f"a picture of {image.width} x {image.height} pixels: sides of more than 1 to {settings.MAX_ASPECT}"
-            )
+            size = f"{image.width} x {image.height} pixels"
+            raise ImageError(f"a picture of {size}: its sides may be at most 1 to {settings.MAX_ASPECT}")
         image.load()
         image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:

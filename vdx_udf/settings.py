@@ -21,7 +21,6 @@ CHUNK_BYTES = 8 << 20
 CHUNKS_AHEAD = 4  # chunks of one connection in work at a time: bounds memory, keeps the model busy
 CACHE_ENTRIES = 65_536  # embeddings kept, least recently used out first: 128 MiB at 512 dimensions
 IDLE_SECONDS = 1_800  # a service that a worker started stops after this long without a request
-MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb (twice its warning limit)
 MAX_ASPECT = 1_000  # longer side over shorter: resizing the shorter one to 224 pixels would blow the longer up
 MAX_IMAGE_BYTES = 256 << 20
 URL_SECONDS = 20  # for one picture, redirects included
