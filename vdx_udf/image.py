@@ -93,9 +93,9 @@ def decode(content: bytes) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise ImageError(f"not a picture: {shortened(content)}; formats read: {', '.join(FORMATS)}") from None
+    except ImageError:
+        raise
     except (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, ImageError):
-            raise
         raise ImageError(f"a damaged picture ({len(content)} bytes): {shortened(str(error))}") from None
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
         return Image.fromarray((np.asarray(image, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
