@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from vdx_udf import contract, settings
 from vdx_udf.model import TINY_FOLDER
+from vdx_udf.tiny.pictures import draw, sample_picture
 
 TEXTS = [
     "", " ", "a red circle", "A RED   CIRCLE!", "two blue stars on a white background?", "красный круг", "红色圆圈", "दायरा",
@@ -164,6 +165,23 @@ def test_real_architecture_equals_open_clip():
     vectors = ours.encode_images([ours.pixels(decode(c)) for c in contents])
     theirs = np.concatenate([reference_picture((model, None, preprocess), c) for c in contents])
     assert cosines(vectors, theirs).min() > 0.99999
+
+
+@pytest.mark.parametrize("name", ["vdx-tiny", "ViT-B-32/random"])
+def test_bfloat16_is_close_and_finds_the_same(name, clip):
+    from vdx_udf.model import Clip
+
+    exact, fast = clip if name == "vdx-tiny" else Clip(name), Clip(name, "bfloat16")
+    assert (fast.precision, fast.weights_hash, fast.dimension) == ("bfloat16", exact.weights_hash, exact.dimension)
+    assert cosines(fast.encode_texts(TEXTS), exact.encode_texts(TEXTS)).min() > 0.999
+    rng = np.random.default_rng(8)
+    pixels = [exact.pixels(draw(sample_picture(rng))) for _ in range(500 if name == "vdx-tiny" else 16)]
+    ours, theirs = fast.encode_images(pixels), exact.encode_images(pixels)
+    assert cosines(ours, theirs).min() > 0.999
+    if name == "vdx-tiny":
+        queries = exact.encode_texts([f"a {c} {s}" for c in ("red", "blue", "green") for s in ("star", "circle", "heart")])
+        best = [np.argsort(-queries @ v.T, axis=1)[:, :10] for v in (ours, theirs)]
+        assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*best, strict=True)]) >= 0.98
 
 
 def test_a_tags_own_activation_is_obeyed(monkeypatch):

@@ -104,10 +104,10 @@ def test_another_model_takes_effect_at_once(tmp_path):
     """A service that still ran with the old model would answer with its vectors, silently."""
     layout = Layout.embedded(tmp_path / "engine")
     shutil.copytree(TINY_FOLDER, tmp_path / "copy")
-    asked = "SELECT vdx_encoder_info('')['model']"
-    for model in ("vdx-tiny", f"local-dir:{tmp_path}/copy"):
-        list(install(layout, model))
-        assert vdx("sql", "--prefix", layout.state, "-q", asked).stdout == f"{model}\n"
+    asked = "SELECT vdx_encoder_info('') AS i, i['model'], i['precision'] FORMAT TSV"
+    for model, precision in (("vdx-tiny", "float32"), (f"local-dir:{tmp_path}/copy", "bfloat16")):
+        vdx("install", "--prefix", layout.state, "--model", model, "--precision", precision)
+        assert vdx("sql", "--prefix", layout.state, "-q", asked).stdout.endswith(f"\t{model}\t{precision}\n")
     stop_encoder(layout)
 
 

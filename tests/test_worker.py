@@ -187,6 +187,14 @@ def test_a_service_that_stopped_between_blocks_is_started_again(own_layout):
         assert np.array_equal(before, after)
 
 
+def test_a_worker_in_a_pool_follows_a_new_installation(own_layout):
+    with Worker(own_layout.user_scripts) as worker:
+        exact = worker.ask([b"a red circle"])[0]
+        list(install(own_layout, "vdx-tiny", precision="bfloat16"))
+        fast = worker.ask([b"a red circle"])[0]
+    assert 0 < np.abs(exact - fast).max() < 0.02
+
+
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path):
     layout = Layout.embedded(tmp_path / "engine")
     list(install(layout, "vdx-tiny"))

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 
+FOLDER = os.path.dirname(os.path.abspath(__file__))
 PROTOCOL = "vdx/1"
 CHUNK = 1 << 18
 RETRY_MILLISECONDS = 100
@@ -26,10 +27,7 @@ def main(function):
     answers = os.dup(1)
     os.dup2(2, 1)
     try:
-        folder = os.path.dirname(os.path.abspath(__file__))
-        with open(os.path.join(folder, "vdx_worker.json")) as file:
-            config = json.load(file)
-        relay(function, config, answers)
+        relay(function, answers)
     except Exception as error:
         sys.stderr.write("%s: %s\n" % (function, " ".join(str(error).split()) or type(error).__name__))
         sys.stderr.flush()
@@ -40,13 +38,13 @@ class EncoderError(Exception):
     """The encoder service reported an error or cannot be reached."""
 
 
-def relay(function, config, answers):
+def relay(function, answers):
     """Moves bytes both ways without ever blocking on one of them; returns never, exits when stdin closes."""
     os.set_blocking(0, False)
     os.set_blocking(answers, False)
     to_service, to_clickhouse = bytearray(), bytearray()
     try:
-        exchange(function, config, answers, to_service, to_clickhouse)
+        exchange(function, answers, to_service, to_clickhouse)
     except EncoderError:
         os.set_blocking(answers, True)
         while to_clickhouse:  # whole blocks, so that ClickHouse finds the error where the answer ends
@@ -54,9 +52,9 @@ def relay(function, config, answers):
         raise
 
 
-def exchange(function, config, answers, to_service, to_clickhouse):
+def exchange(function, answers, to_service, to_clickhouse):
     """The loop of `relay`; the two buffers hold what could not be written yet."""
-    service = None
+    service = config = None
     frames = Frames()
     in_block = False  # bytes of a block were sent and its answer is not complete
     while True:
@@ -100,10 +98,16 @@ def exchange(function, config, answers, to_service, to_clickhouse):
                 os._exit(0)
             if received:
                 if service is None:
+                    config = read_config()  # anew: the bundle may have been installed again, with another model
                     service = connect(function, config)
                     frames = Frames()
                 to_service += received
                 in_block = True
+
+
+def read_config():
+    with open(os.path.join(FOLDER, "vdx_worker.json")) as file:
+        return json.load(file)
 
 
 def read_input(size):

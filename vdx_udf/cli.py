@@ -12,6 +12,15 @@ from vdx_udf import __version__, settings
 PATH = click.Path(path_type=Path)
 
 
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(settings.PRECISIONS),
+    default=settings.PRECISION,
+    show_default=True,
+    help="What the model computes in; bfloat16 is faster where the processor has it.",
+)
+
+
 class Group(click.Group):
     """Turns the package's own errors into one line and exit code 1."""
 
@@ -33,10 +42,11 @@ def main() -> None:
 @main.command()
 @click.option("--socket", "path", type=PATH, required=True, help="Unix socket to listen on; created with mode 0600.")
 @click.option("--model", default=settings.model_name, show_default="VDX_MODEL, else " + settings.DEFAULT_MODEL)
+@PRECISION
 @click.option("--allow", "folders", type=PATH, multiple=True, help="Folder that encode_image(path) may read; repeatable.")
 @click.option("--urls", is_flag=True, help="Let encode_image fetch http(s) URLs.")
 @click.option("--idle-seconds", type=float, help="Stop after this long without a request.  [default: never]")
-def serve(path: Path, model: str, folders: tuple[Path, ...], urls: bool, idle_seconds: float | None) -> None:
+def serve(path: Path, model: str, precision: str, folders: tuple[Path, ...], urls: bool, idle_seconds: float | None) -> None:
     """Run the encoder service: one model for all functions and workers of this machine."""
     from vdx_udf.service import Service
 
@@ -47,7 +57,7 @@ def serve(path: Path, model: str, folders: tuple[Path, ...], urls: bool, idle_se
     from vdx_udf.image import ImageSource
     from vdx_udf.model import Clip
 
-    service.serve(Encoder(Clip(model), ImageSource(folders, urls)))
+    service.serve(Encoder(Clip(model, precision), ImageSource(folders, urls)))
 
 
 def _layout(prefix: Path | None, config_dir: Path | None, data_dir: Path | None, user: str | None):
@@ -79,13 +89,14 @@ def _places(command):
 @main.command()
 @_places
 @click.option("--model", default=settings.model_name, show_default="VDX_MODEL, else " + settings.DEFAULT_MODEL)
+@PRECISION
 @click.option("--dry-run", is_flag=True, help="Say what would be written, write nothing.")
-def install(prefix, config_dir, data_dir, user, model: str, dry_run: bool) -> None:
+def install(prefix, config_dir, data_dir, user, model: str, precision: str, dry_run: bool) -> None:
     """Lay the bundle into a server's folders or into one prefix for the embedded engine."""
     from vdx_udf.install import install as lay
 
     layout = _layout(prefix, config_dir, data_dir, user)
-    for action, path in lay(layout, model, dry_run):
+    for action, path in lay(layout, model, dry_run, precision):
         click.echo(f"{action}  {path}")
     if dry_run:
         click.echo("nothing was written (--dry-run)")

@@ -19,13 +19,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from vdx_udf import engine
+from vdx_udf import engine, settings
 from vdx_udf.install import Layout, install, stop_encoder
 
 RESULTS = Path(__file__).parent / "results"
 PEER = Path(__file__).parent / "peer.py"
 QUICK = bool(os.environ.get("QUICK"))
 REPEATS = 3
+MODEL = "ViT-B-32/random"
 SCALE = 1 if QUICK else 5
 WORDS = [
     "a",
@@ -63,7 +64,7 @@ def peer_xml(name: str) -> str:
 def prepare(folder: Path) -> tuple[Layout, object]:
     """An installed prefix with ViT-B-32 in random weights, and the peer's functions beside ours."""
     layout = Layout.embedded(folder / "engine")
-    for _ in install(layout, "ViT-B-32/random"):
+    for _ in install(layout, MODEL):
         pass
     for name in ("peer_encode_text", "peer_encode_image"):
         (layout.functions / f"{name}_function.xml").write_text(peer_xml(name))
@@ -121,37 +122,43 @@ def measure(folder: Path) -> list[dict]:
         query = query.format("RawBLOB") + " SETTINGS max_threads = 16" if "raw_blob" in function else query.format("One")
         assert client.query(query).result_rows == [(count,)]
 
-    try:
+    def rows(precision: str) -> list[dict]:
+        for _ in install(layout, MODEL, precision=precision):
+            pass
         for function in ("encode_text", "peer_encode_text"):
             texts(function, ["load the model"])
-        first = photos(folder / "first", 1, (640, 480), 0)
+        (place := folder / precision).mkdir()
+        first = photos(place / "first", 1, (640, 480), 0)
         for function in ("encode_image(raw_blob)", "peer_encode_image(_path)"):
             pictures(function, first, 1)
         distinct, many, images = 40 * SCALE, 200 * SCALE, 20 * SCALE
         folders = [
-            [photos(folder / f"{who}{r}", images, (640, 480), 10 * r + i + 1) for i, who in enumerate("ab")]
+            [photos(place / f"{who}{r}", images, (640, 480), 10 * r + i + 1) for i, who in enumerate("ab")]
             for r in range(REPEATS)
         ]
         return [
             compare(
-                "one new text", "queries/s", 1,
+                f"one new text, {precision}", "queries/s", 1,
                 lambda r: texts("encode_text", captions(1, 50 + r)), lambda r: texts("peer_encode_text", captions(1, 60 + r)),
             ),
             compare(
-                f"{distinct} distinct captions", "rows/s", distinct,
+                f"{distinct} distinct captions, {precision}", "rows/s", distinct,
                 lambda r: texts("encode_text", captions(distinct, 10 + r)), lambda r: texts("peer_encode_text", captions(distinct, 20 + r)),
             ),
             compare(
-                f"{many} captions, 1 % distinct", "rows/s", many,
+                f"{many} captions, 1 % distinct, {precision}", "rows/s", many,
                 lambda r: texts("encode_text", captions(many // 100, 30 + r) * 100),
                 lambda r: texts("peer_encode_text", captions(many // 100, 40 + r) * 100),
             ),
             compare(
-                f"{images} JPEGs of 640x480", "rows/s", images,
+                f"{images} JPEGs of 640x480, {precision}", "rows/s", images,
                 lambda r: pictures("encode_image(raw_blob)", folders[r][0], images),
                 lambda r: pictures("peer_encode_image(_path)", folders[r][1], images),
             ),
         ]  # fmt: skip
+
+    try:
+        return [row for precision in settings.PRECISIONS for row in rows(precision)]
     finally:
         stop_encoder(layout)
 
@@ -168,7 +175,7 @@ def table(rows: list[dict], machine: str) -> str:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder))
-    machine = f"ViT-B-32, float32, {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {REPEATS} repeats."
+    machine = f"ViT-B-32 (the peer in float32), {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {REPEATS} repeats."
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "speed.json").write_text(json.dumps(rows, indent=1) + "\n")
     (RESULTS / "speed.md").write_text(table(rows, machine))
