@@ -27,7 +27,7 @@ lint: $(READY)  ## check style
 bench: $(READY)  ## measure; results in tests/benchmarks/results/
 	.venv/bin/python -m tests.benchmarks.run
 
-tiny: $(READY)  ## train the bundled model again from its seed (about 25 minutes on 2 cores)
+tiny: $(READY)  ## train the bundled model again from its seed (about 28 minutes on 2 cores)
 	.venv/bin/python -m vdx_udf.tiny.train
 
 clean:  ## remove the environment and the demo's output

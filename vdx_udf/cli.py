@@ -143,11 +143,11 @@ def _client(prefix: Path | None, url: str | None):
 def sql(prefix, url, query: str | None, files: tuple[Path, ...], parameters: tuple[str, ...], output: str | None) -> None:
     """Run SQL on the embedded engine or on a server; without -q or -f, an interactive prompt."""
     from vdx_udf import shell
-    from vdx_udf.engine import split_statements, sql_files
+    from vdx_udf.engine import split_statements, statements_of
 
     values = dict(shell.parse_parameter(p) for p in parameters)
     session = shell.Session(partial(_client, prefix, url), values, output or shell.default_format())
-    statements = [s for f in files for path in sql_files(f) for s in split_statements(path.read_text())]
+    statements = [statement for path in files for statement in statements_of(path)]
     statements += split_statements(query or "")
     if not query and not files:
         shell.interact(session)

@@ -51,9 +51,6 @@ class Demo:
         self.client = engine.connect_embedded(self.layout.state)
         engine.apply_schema(self.client, self.layout.sql)
 
-    def say(self, text: str) -> None:
-        click.echo(text)
-
     def step(self, title: str) -> None:
         click.secho(f"\n== {title}", bold=True)
 
@@ -73,7 +70,7 @@ class Demo:
         """A contact sheet of (source, text, mark) rows."""
         path = contact_sheet(title, [(Path(source), text, mark) for source, text, mark in rows], self.output / f"{name}.png")
         self.report["pictures"].append(str(path))
-        self.say(f"picture: {path}")
+        click.echo(f"picture: {path}")
 
 
 def run(output: Path, pictures: int) -> dict[str, Any]:
@@ -90,8 +87,8 @@ def run(output: Path, pictures: int) -> dict[str, Any]:
     path.write_text(json.dumps(demo.report, indent=1) + "\n")
     demo.step("Done")
     shown = {key: value for key, value in demo.report.items() if key != "pictures"}
-    demo.say(json.dumps(shown, indent=1))
-    demo.say(f"report: {path}\ntry: vdx sql -q \"SELECT * FROM search_text(query = 'a red circle', k = 9)\"")
+    click.echo(json.dumps(shown, indent=1))
+    click.echo(f"report: {path}\ntry: vdx sql -q \"SELECT * FROM search_text(query = 'a red circle', k = 9)\"")
     return demo.report
 
 
@@ -125,7 +122,7 @@ SETTINGS max_threads = 16, materialize_skip_indexes_on_insert = 0""")  # fmt: sk
     (rows,) = demo.sql("SELECT count() AS images FROM images")[0]
     demo.sql("SELECT source, error FROM rejects")
     demo.report |= {"rows": rows, "rows_per_second": round((rows + 2) / seconds, 1)}
-    demo.say(f"{rows} pictures embedded by ClickHouse in {seconds:.1f} s: {demo.report['rows_per_second']} rows/s")
+    click.echo(f"{rows} pictures embedded by ClickHouse in {seconds:.1f} s: {demo.report['rows_per_second']} rows/s")
 
 
 def search_by_text(demo: Demo) -> None:
@@ -148,7 +145,7 @@ def search_by_text(demo: Demo) -> None:
                 found = hits(demo, f"search_text(query = 'a {colour} {shape}', k = 10)", wanted)
                 precisions.append(sum(mark for _, _, mark in found) / 10)
     demo.report["text_precision_at_10"] = round(float(np.mean(precisions)), 4) if precisions else None
-    demo.say(
+    click.echo(
         f"precision@10 over {len(precisions)} queries of colour and shape: {demo.report['text_precision_at_10']};"
         f" vector index used: {demo.report['index_used']}"
     )
@@ -161,7 +158,7 @@ def search_by_picture(demo: Demo) -> None:
     query = sample_picture(rng, 1)
     path = demo.output / "query.png"
     draw(query).save(path)
-    demo.say(f"the query shows {query.describe()}")
+    click.echo(f"the query shows {query.describe()}")
     statement = f"search_image(image = '{path}', k = 9)"
     demo.sql(f"SELECT source, caption, distance FROM {statement} INNER JOIN images USING (id) ORDER BY distance")
     shown = {"colour": query.things[0].colour, "shape": query.things[0].shape}
@@ -196,7 +193,7 @@ WHERE mapContains(attributes, '{attribute}')""",
             show=attribute == "shape",
         )
         demo.report["zero_shot_accuracy"][attribute] = accuracy
-        demo.say(f"{attribute}: accuracy {accuracy} over {total} pictures, {len(labels)} labels")
+        click.echo(f"{attribute}: accuracy {accuracy} over {total} pictures, {len(labels)} labels")
     rows = demo.sql(
         "SELECT source, label, probability"
         " FROM zero_shot(labels = ['circle', 'star', 'heart', 'cross'], template_set = 'default')"
@@ -211,7 +208,7 @@ def refine(demo: Demo) -> None:
     relevant = " AND ".join(shows({"colour": c, "shape": s}) for c, s in WANTED)
     demo.sql(f"INSERT INTO classifiers SELECT * FROM start_concept(concept = '{CONCEPT}', prompt = '{CONCEPT}')")
     precision = [average_precision(demo, relevant)]
-    demo.say(f"average precision of the text vector: {precision[0]}")
+    click.echo(f"average precision of the text vector: {precision[0]}")
     refinement_sheet(demo, relevant, 0)
     for number in range(1, ROUNDS + 1):
         demo.sql(f"SELECT id, source, distance FROM next_to_label(concept = '{CONCEPT}', k = {LABELS_A_ROUND})")
@@ -226,7 +223,7 @@ FROM next_to_label(concept = '{CONCEPT}', k = {LABELS_A_ROUND}) INNER JOIN image
         ((right, wrong),) = demo.sql(
             f"SELECT countIf(positive) AS right, countIf(NOT positive) AS wrong FROM current_labels WHERE concept = '{CONCEPT}'"
         )
-        demo.say(f"round {number}: {right} right and {wrong} hard negatives so far; average precision {precision[-1]}")
+        click.echo(f"round {number}: {right} right and {wrong} hard negatives so far; average precision {precision[-1]}")
         refinement_sheet(demo, relevant, number)
     demo.report["average_precision"] = precision
 

@@ -84,6 +84,8 @@ class Encoder:
         self._wake = threading.Condition()
         self._decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
         self._started = time.monotonic()
+        # Once: the look-up reads files, and every insert into `ingest` asks for the info.
+        self._versions = {"open_clip_version": version("open_clip_torch"), "torch_version": version("torch")}
         self._rows = self._hits = 0
         self.last_error = ""
         self._last_kind = IMAGE
@@ -135,8 +137,7 @@ class Encoder:
                 "logit_scale": f"{self.model.logit_scale:.6f}",
                 "weights_hash": self.model.weights_hash,
                 "vdx_udf_version": __version__,
-                "open_clip_version": version("open_clip_torch"),
-                "torch_version": version("torch"),
+                **self._versions,
                 "uptime_seconds": int(time.monotonic() - self._started),
                 "rows_served": self._rows,
                 "cache_hits": self._hits,

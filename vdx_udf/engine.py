@@ -64,8 +64,13 @@ def sql_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.sql")) if path.is_dir() else [path]
 
 
+def statements_of(path: Path) -> Iterator[str]:
+    """The statements of a file, or of a folder's files one after the other."""
+    for file in sql_files(path):
+        yield from split_statements(file.read_text())
+
+
 def apply_schema(client: Any, folder: Path) -> None:
     """Creates functions, tables and views; running it again changes nothing."""
-    for path in sql_files(folder):
-        for statement in split_statements(path.read_text()):
-            client.command(statement)
+    for statement in statements_of(folder):
+        client.command(statement)

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from vdx_udf import contract, native, settings
+from vdx_udf import native, settings
 from vdx_udf.encoder import TEXT, EncodeError, Encoder, Ticket
 
 Answers = Iterator[tuple[int, Callable[[], object]]]
@@ -38,12 +38,6 @@ class Context:
                 self.tickets.discard(ticket)
 
         return wait
-
-
-def types_of(function: str) -> tuple[list, object]:
-    """The argument types and the result type of a function of the contract."""
-    declared = contract.FUNCTIONS[function]
-    return [native.parse_type(kind) for _, kind in declared.arguments], native.parse_type(declared.returns)
 
 
 def encode_text(context: Context, stream: native.Stream, rows: int) -> Answers:

@@ -37,7 +37,7 @@ class Clip:
         self._model.eval().to(self.device)
         self._tokenize = open_clip.get_tokenizer(tokenizer_name)
         self._trims = _can_trim(self._model)
-        self.preprocess = image_transform_v2(PreprocessCfg(**self._model.visual.preprocess_cfg), is_train=False)
+        self._preprocess = image_transform_v2(PreprocessCfg(**self._model.visual.preprocess_cfg), is_train=False)
         self.logit_scale = float(self._model.logit_scale.exp().item())
         self.weights_hash = _hash(self._model)
         self.dimension = self.encode_texts([""]).shape[1]
@@ -57,13 +57,13 @@ class Clip:
 
     @torch.inference_mode()
     def encode_images(self, pixels: list[torch.Tensor]) -> np.ndarray:
-        """Unit vectors, float32 (N, dimension), of pictures that went through `preprocess`: float32 (3, H, W) each."""
+        """Unit vectors, float32 (N, dimension), of pictures that went through `pixels`: float32 (3, H, W) each."""
         batch = torch.stack(pixels).to(self.device, getattr(torch, self.precision))
         return _unit(self._model.encode_image(batch)).cpu().numpy()
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """What the model sees of a picture: float32 (3, H, W), resized, cropped and normalised as it was trained."""
-        return self.preprocess(image)
+        return self._preprocess(image)
 
 
 def _create(name: str, precision: str) -> tuple[torch.nn.Module, str]:

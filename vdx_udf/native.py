@@ -47,12 +47,6 @@ class Ragged:
             start = end
 
     @staticmethod
-    def of(rows: list) -> "Ragged":
-        """From a list of lists of strings, each row keeping its length."""
-        ends = np.cumsum([len(row) for row in rows], dtype=np.uint64)
-        return Ragged(ends, [value for row in rows for value in row])
-
-    @staticmethod
     def of_matrix(matrix: np.ndarray) -> "Ragged":
         """From a (rows, width) matrix without a copy: all rows equally long."""
         rows, width = matrix.shape

@@ -115,7 +115,7 @@ class Conversation:
         if protocol != PROTOCOL or function not in functions.HANDLERS:
             self._send(b"X", [f"this service speaks {PROTOCOL.decode()} and has no function {function[:40]!r}".encode()])
             return
-        _, self._returns = functions.types_of(function)
+        self._returns = native.parse_type(contract.FUNCTIONS[function].returns)
         sender = threading.Thread(target=self._send_answers, daemon=True)
         sender.start()
         try:
