@@ -14,9 +14,9 @@ from vdx_udf.tiny.pictures import draw, sample_picture
 
 @pytest.fixture(scope="session")
 def layout(tmp_path_factory) -> Layout:
-    """An installed prefix with the bundled model."""
+    """An installed prefix with the bundled model, in float32 so that it can be compared with open_clip closely."""
     layout = Layout.embedded(tmp_path_factory.mktemp("engine"))
-    list(install(layout, "vdx-tiny"))
+    list(install(layout, "vdx-tiny", encoding=("--precision", "float32")))
     yield layout
     stop_encoder(layout)
 
@@ -35,7 +35,7 @@ def clip():
     """The bundled model as this package loads it, in this process."""
     from vdx_udf.model import Clip
 
-    return Clip("vdx-tiny")
+    return Clip("vdx-tiny", "float32")
 
 
 @pytest.fixture

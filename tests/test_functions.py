@@ -154,7 +154,7 @@ def test_real_architecture_equals_open_clip():
     from vdx_udf.image import decode
     from vdx_udf.model import Clip
 
-    ours = Clip("ViT-B-32/random")
+    ours = Clip("ViT-B-32/random", "float32")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32", pretrained=None)
@@ -167,21 +167,32 @@ def test_real_architecture_equals_open_clip():
     assert cosines(vectors, theirs).min() > 0.99999
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("name", ["vdx-tiny", "ViT-B-32/random"])
-def test_bfloat16_is_close_and_finds_the_same(name, clip):
-    from vdx_udf.model import Clip
+def test_lower_precisions_are_close_and_find_the_same(name, precision, clip):
+    from vdx_udf.model import Clip, ModelError
 
-    exact, fast = clip if name == "vdx-tiny" else Clip(name), Clip(name, "bfloat16")
-    assert (fast.precision, fast.weights_hash, fast.dimension) == ("bfloat16", exact.weights_hash, exact.dimension)
-    assert cosines(fast.encode_texts(TEXTS), exact.encode_texts(TEXTS)).min() > 0.999
+    exact = clip if name == "vdx-tiny" else Clip(name, "float32")
+    try:
+        fast = Clip(name, precision)
+    except ModelError as error:
+        pytest.skip(str(error))  # a processor without the instructions
+    least = settings.PARITY[precision]
+    assert (fast.precision, fast.weights_hash, fast.dimension) == (precision, exact.weights_hash, exact.dimension)
+    assert least <= fast.parity < exact.parity
+    assert cosines(fast.encode_texts(TEXTS), exact.encode_texts(TEXTS)).min() > least
     rng = np.random.default_rng(8)
     pixels = [exact.pixels(draw(sample_picture(rng))) for _ in range(500 if name == "vdx-tiny" else 16)]
     ours, theirs = fast.encode_images(pixels), exact.encode_images(pixels)
-    assert cosines(ours, theirs).min() > 0.999
+    assert cosines(ours, theirs).min() > least
     if name == "vdx-tiny":
-        queries = exact.encode_texts([f"a {c} {s}" for c in ("red", "blue", "green") for s in ("star", "circle", "heart")])
-        best = [np.argsort(-queries @ v.T, axis=1)[:, :10] for v in (ours, theirs)]
-        assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*best, strict=True)]) >= 0.98
+        queries = [f"a {c} {s}" for c in ("red", "blue", "green") for s in ("star", "circle", "heart")]
+        best = [
+            np.argsort(-model.encode_texts(queries) @ vectors.T, axis=1)[:, :10]
+            for model, vectors in ((fast, ours), (exact, theirs))
+        ]
+        overlap = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*best, strict=True)])
+        assert overlap >= {"bfloat16": 0.98, "int8": 0.95}[precision]
 
 
 def test_a_tags_own_activation_is_obeyed(monkeypatch):

@@ -190,7 +190,7 @@ def test_a_service_that_stopped_between_blocks_is_started_again(own_layout):
 def test_a_worker_in_a_pool_follows_a_new_installation(own_layout):
     with Worker(own_layout.user_scripts) as worker:
         exact = worker.ask([b"a red circle"])[0]
-        list(install(own_layout, "vdx-tiny", precision="bfloat16"))
+        list(install(own_layout, "vdx-tiny", encoding=("--precision", "bfloat16")))
         fast = worker.ask([b"a red circle"])[0]
     assert 0 < np.abs(exact - fast).max() < 0.02
 

@@ -12,13 +12,40 @@ from vdx_udf import __version__, settings
 PATH = click.Path(path_type=Path)
 
 
-PRECISION = click.option(
-    "--precision",
-    type=click.Choice(settings.PRECISIONS),
-    default=settings.PRECISION,
-    show_default=True,
-    help="What the model computes in; bfloat16 is faster where the processor has it.",
-)
+def _encoding(command):
+    """The options that say how the encoder computes; `vdx install` passes them on to `vdx serve`."""
+    for option in reversed(
+        (
+            click.option(
+                "--precision",
+                type=click.Choice(settings.PRECISIONS),
+                default=settings.PRECISION,
+                show_default=True,
+                help="What the model computes in; auto: the fastest that keeps a cosine of 0.999 to float32.",
+            ),
+            click.option(
+                "--device",
+                "devices",
+                multiple=True,
+                help="A torch device such as cuda:1; repeat it for a process on each.  [default: the first GPU, else the CPU]",
+            ),
+            click.option(
+                "--jpeg-scale",
+                type=click.IntRange(min=0),
+                default=settings.JPEG_SCALE,
+                show_default=True,
+                help="Decode JPEGs at no less than this many times the size that the model sees; 0: always whole.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _encoding_arguments(precision: str, devices: tuple[str, ...], jpeg_scale: int) -> list[str]:
+    """The same options as arguments."""
+    named = [argument for device in devices for argument in ("--device", device)]
+    return ["--precision", precision, "--jpeg-scale", str(jpeg_scale), *named]
 
 
 class Group(click.Group):
@@ -42,22 +69,30 @@ def main() -> None:
 @main.command()
 @click.option("--socket", "path", type=PATH, required=True, help="Unix socket to listen on; created with mode 0600.")
 @click.option("--model", default=settings.model_name, show_default="VDX_MODEL, else " + settings.DEFAULT_MODEL)
-@PRECISION
+@_encoding
 @click.option("--allow", "folders", type=PATH, multiple=True, help="Folder that encode_image(path) may read; repeatable.")
 @click.option("--urls", is_flag=True, help="Let encode_image fetch http(s) URLs.")
 @click.option("--idle-seconds", type=float, help="Stop after this long without a request.  [default: never]")
-def serve(path: Path, model: str, precision: str, folders: tuple[Path, ...], urls: bool, idle_seconds: float | None) -> None:
+@click.option("--member", type=int, nargs=2, hidden=True, help="Descriptors that a group of encoders passes to its members.")
+def serve(path, model: str, precision: str, devices, jpeg_scale: int, folders, urls: bool, idle_seconds, member) -> None:
     """Run the encoder service: one model for all functions and workers of this machine."""
+    from vdx_udf.group import Group, Member
     from vdx_udf.service import Service
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("vdx").setLevel(logging.INFO)
-    service = Service(path, idle_seconds)  # before the model: a second instance must end at once
+    # The service before torch and the model: a second instance must end at once.
+    service = Member(path, *member) if member else (Group if len(devices) > 1 else Service)(path, idle_seconds)
+    if isinstance(service, Group):
+        allowed = [argument for folder in folders for argument in ("--allow", str(folder))]
+        same = ["--socket", str(path), "--model", model, *_encoding_arguments(precision, (), jpeg_scale)]
+        service.run([*same, *allowed, *(["--urls"] if urls else [])], devices)
     from vdx_udf.encoder import Encoder
     from vdx_udf.image import ImageSource
     from vdx_udf.model import Clip
 
-    service.serve(Encoder(Clip(model, precision), ImageSource(folders, urls)))
+    clip = Clip(model, precision, devices[0] if devices else None)
+    service.serve(Encoder(clip, ImageSource(folders, urls), jpeg_scale=jpeg_scale))
 
 
 def _layout(prefix: Path | None, config_dir: Path | None, data_dir: Path | None, user: str | None):
@@ -89,14 +124,14 @@ def _places(command):
 @main.command()
 @_places
 @click.option("--model", default=settings.model_name, show_default="VDX_MODEL, else " + settings.DEFAULT_MODEL)
-@PRECISION
+@_encoding
 @click.option("--dry-run", is_flag=True, help="Say what would be written, write nothing.")
-def install(prefix, config_dir, data_dir, user, model: str, precision: str, dry_run: bool) -> None:
+def install(prefix, config_dir, data_dir, user, model: str, precision: str, devices, jpeg_scale: int, dry_run: bool) -> None:
     """Lay the bundle into a server's folders or into one prefix for the embedded engine."""
     from vdx_udf.install import install as lay
 
     layout = _layout(prefix, config_dir, data_dir, user)
-    for action, path in lay(layout, model, dry_run, precision):
+    for action, path in lay(layout, model, dry_run, _encoding_arguments(precision, devices, jpeg_scale)):
         click.echo(f"{action}  {path}")
     if dry_run:
         click.echo("nothing was written (--dry-run)")

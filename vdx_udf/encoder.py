@@ -2,7 +2,8 @@
 
 A chunk of inputs becomes a Ticket. Inputs seen before are answered from the cache, inputs that another ticket
 already waits for are shared with it, and the rest queue for the model thread, which takes its batches from all
-clients in turn. Pictures are decoded on threads of their own on the way.
+clients in turn. On the way files and URLs are read and pictures decoded on threads of their own, so that a batch is
+made of what is ready and never waits for a slow one.
 """
 
 import logging
@@ -10,20 +11,20 @@ import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vdx_udf import __version__, settings
-from vdx_udf.image import ImageError, ImageSource, decode, shortened
+from vdx_udf.image import ImageError, ImageSource, decode, is_content, shortened
 
 TEXT, IMAGE = "text", "image"
 log = logging.getLogger("vdx")
-_BATCH = {TEXT: settings.TEXT_BATCH, IMAGE: settings.IMAGE_BATCH}
+In, Out = TypeVar("In"), TypeVar("Out")
 
 
 class EncodeError(ValueError):
@@ -31,14 +32,21 @@ class EncodeError(ValueError):
 
 
 class Entry:
-    """One distinct input: `value` becomes its unit vector, float32 (dimension,), or the exception that it met."""
+    """One distinct input: `value` becomes its unit vector, float32 (dimension,), or the exception that it met.
 
-    __slots__ = ("key", "payload", "tickets", "value")
+    `key` is None until a file or URL was read: then it may turn out to follow another entry with the same content.
+    """
 
-    def __init__(self, key: tuple[str, bytes], payload: Any):
+    __slots__ = ("followers", "key", "payload", "tickets", "value")
+
+    def __init__(self, key: tuple[str, bytes] | None, payload: Any, value: np.ndarray | None = None):
         self.key, self.payload = key, payload
-        self.value: np.ndarray | Exception | None = None
+        self.value: np.ndarray | Exception | None = value
         self.tickets: list[Ticket] = []
+        self.followers: list[Entry] = []
+
+    def is_wanted(self) -> bool:
+        return not all(ticket.dropped for entry in (self, *self.followers) for ticket in entry.tickets)
 
 
 class Ticket:
@@ -75,13 +83,24 @@ class Ticket:
 class Encoder:
     """The model, its queue and its cache; one per process. `model` is a loaded vdx_udf.model.Clip."""
 
-    def __init__(self, model: Any, source: ImageSource, cache_entries: int = settings.CACHE_ENTRIES):
+    def __init__(
+        self,
+        model: Any,
+        source: ImageSource,
+        cache_entries: int = settings.CACHE_ENTRIES,
+        jpeg_scale: int = settings.JPEG_SCALE,
+    ):
         self.model, self.source = model, source
+        self._budget = settings.BATCH["cuda" if model.device.type == "cuda" else "cpu"]
+        self._jpeg_scale, self._jpeg_side = jpeg_scale, jpeg_scale * max(model.preprocess.size)
         self._cache_entries = cache_entries
+        self._label_sets: OrderedDict[tuple[bytes, ...], np.ndarray] = OrderedDict()
         self._cache: OrderedDict[tuple[str, bytes], np.ndarray] = OrderedDict()
         self._in_flight: dict[tuple[str, bytes], Entry] = {}
         self._ready: dict[str, OrderedDict[Hashable, deque[Entry]]] = {TEXT: OrderedDict(), IMAGE: OrderedDict()}
         self._wake = threading.Condition()
+        self._readers = ThreadPoolExecutor(settings.READERS, thread_name_prefix="read")
+        self._read_ahead = threading.Semaphore(settings.READ_AHEAD)
         self._decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
         self._started = time.monotonic()
         # Once: the look-up reads files, and every insert into `ingest` asks for the info.
@@ -89,7 +108,8 @@ class Encoder:
         self._rows = self._hits = 0
         self.last_error = ""
         self._last_kind = IMAGE
-        threading.Thread(target=self._run, name="model", daemon=True).start()
+        for _ in range(model.streams):
+            threading.Thread(target=self._run, name="model", daemon=True).start()
 
     # What connections call
 
@@ -99,25 +119,28 @@ class Encoder:
 
     def submit_texts(self, client: Hashable, texts: list[bytes]) -> Ticket:
         """A ticket for UTF-8 texts; bytes that are not UTF-8 are read as U+FFFD."""
-        return self._submit(client, TEXT, texts, texts)
+        return self._submit(client, TEXT, texts, lambda text: text)
 
     def submit_images(self, client: Hashable, values: list[bytes]) -> Ticket:
         """A ticket for pictures given as bytes, path or URL. What cannot be read becomes that row's error."""
-        payloads: list[bytes | Exception] = []
-        for value in values:
-            try:
-                payloads.append(self.source.read(value))
-            except ImageError as error:
-                payloads.append(EncodeError(str(error)))
-        digests = [blake2b(p if isinstance(p, bytes) else str(p).encode(), digest_size=16).digest() for p in payloads]
-        return self._submit(client, IMAGE, digests, payloads)
+        return self._submit(client, IMAGE, values, lambda value: _digest(value) if is_content(value) else None)
 
     def embed_labels(self, client: Hashable, labels: list[bytes]) -> np.ndarray:
         """One unit vector per label, float32 (labels, dimension): its prompts' mean, normalised, as open_clip does."""
+        key = tuple(labels)
+        with self._wake:
+            if (known := self._label_sets.get(key)) is not None:
+                self._label_sets.move_to_end(key)
+                return known
         prompts = [t.replace("{}", label.decode("utf-8", "replace")) for label in labels for t in settings.PROMPT_TEMPLATES]
         vectors = self.submit_texts(client, [p.encode() for p in prompts]).vectors()
         means = vectors.reshape(len(labels), len(settings.PROMPT_TEMPLATES), -1).mean(axis=1)
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        embeddings = means / np.linalg.norm(means, axis=1, keepdims=True)
+        with self._wake:
+            self._label_sets[key] = embeddings
+            if len(self._label_sets) > settings.LABEL_SETS:
+                self._label_sets.popitem(last=False)
+        return embeddings
 
     def drop(self, tickets: list[Ticket]) -> None:
         """Work that nobody waits for any more is not done, unless another ticket wants it too."""
@@ -134,6 +157,8 @@ class Encoder:
                 "dimension": self.model.dimension,
                 "device": self.model.device,
                 "precision": self.model.precision,
+                "parity": f"{self.model.parity:.6f}",
+                "jpeg_scale": self._jpeg_scale,
                 "logit_scale": f"{self.model.logit_scale:.6f}",
                 "weights_hash": self.model.weights_hash,
                 "vdx_udf_version": __version__,
@@ -149,68 +174,109 @@ class Encoder:
 
     # The queue
 
-    def _submit(self, client: Hashable, kind: str, values: list[bytes], payloads: list) -> Ticket:
+    def _submit(self, client: Hashable, kind: str, values: list[bytes], identity: Callable[[bytes], bytes | None]) -> Ticket:
+        """`identity` gives the bytes that two equal inputs share, or None where they must be read first."""
         place: dict[bytes, int] = {}
         row_of = [place.setdefault(value, len(place)) for value in values]
-        payload_of = dict(zip(values, payloads, strict=True)) if payloads is not values else {}
+        identities = [identity(value) for value in place]
         ticket = Ticket([], row_of)
-        to_decode = []
+        fresh = []
         with self._wake:
             self._rows += len(values)
-            misses = 0
-            for value in place:
-                key = (kind, value)
-                if (vector := self._cache.get(key)) is not None:
-                    self._cache.move_to_end(key)
-                    entry = Entry(key, None)
-                    entry.value = vector
+            for value, known_by in zip(place, identities, strict=True):
+                key = None if known_by is None else (kind, known_by)
+                if (vector := self._recall(key)) is not None:
+                    entry = Entry(key, None, vector)
                 elif (entry := self._in_flight.get(key)) is None:
-                    misses += 1
-                    entry = Entry(key, payload_of.get(value, value))
-                    if isinstance(entry.payload, Exception):
-                        entry.value = entry.payload
-                        self.last_error = str(entry.value)
-                    else:
+                    entry = Entry(key, value)
+                    fresh.append(entry)
+                    if key is not None:
                         self._in_flight[key] = entry
-                        if kind == IMAGE:
-                            to_decode.append(entry)
-                        else:
-                            self._enqueue(client, kind, entry)
                 ticket.entries.append(entry)
                 if entry.value is None:
                     entry.tickets.append(ticket)
                     ticket.pending += 1
-            self._hits += len(values) - misses
+            self._hits += len(values) - len(fresh)
             if ticket.pending == 0:
                 ticket.finish()
-            self._wake.notify()
-        for entry in to_decode:
-            self._decoders.submit(self._decode, client, entry)
+        if kind == TEXT:
+            self._tokenize(client, fresh)
+        else:
+            for entry in fresh:
+                pool, work = (self._decoders, self._decode) if entry.key else (self._readers, self._read)
+                pool.submit(work, client, entry)
         return ticket
 
-    def _enqueue(self, client: Hashable, kind: str, entry: Entry) -> None:
-        self._ready[kind].setdefault(client, deque()).append(entry)
+    def _recall(self, key: tuple[str, bytes] | None) -> np.ndarray | None:
+        vector = self._cache.get(key)
+        if vector is not None:
+            self._cache.move_to_end(key)
+        return vector
+
+    def _enqueue(self, client: Hashable, kind: str, entries: list[Entry]) -> None:
+        with self._wake:
+            self._ready[kind].setdefault(client, deque()).extend(entries)
+            self._wake.notify()
+
+    def _tokenize(self, client: Hashable, entries: list[Entry]) -> None:
+        texts = [entry.payload.decode("utf-8", "replace") for entry in entries]
+        for entry, tokens in zip(entries, _each(self.model.tokens, texts, TEXT), strict=True):
+            if isinstance(tokens, Exception):
+                self._deliver([(entry, tokens)])
+            else:
+                entry.payload = tokens
+        if ready := [entry for entry in entries if entry.value is None]:
+            self._enqueue(client, TEXT, ready)
+
+    def _read(self, client: Hashable, entry: Entry) -> None:
+        """What a path or URL names; the content says whether this picture is known."""
+        if not entry.is_wanted():
+            return
+        self._read_ahead.acquire()  # until it is decoded: a bound on the files in memory, however many are asked for
+        try:
+            content = self.source.read(entry.payload)
+        except Exception as error:
+            self._read_ahead.release()
+            self._deliver([(entry, _picture_error(error))])
+            return
+        key = (IMAGE, _digest(content))
+        with self._wake:
+            vector, other = self._recall(key), self._in_flight.get(key)
+            if vector is None and other is None:
+                entry.key, entry.payload = key, content
+                self._in_flight[key] = entry
+            elif vector is None:
+                other.followers.append(entry)
+            self._hits += entry.key is None
+        if entry.key:
+            self._decoders.submit(self._decode, client, entry).add_done_callback(lambda _: self._read_ahead.release())
+            return
+        self._read_ahead.release()
+        if vector is not None:
+            self._deliver([(entry, vector)])
 
     def _decode(self, client: Hashable, entry: Entry) -> None:
-        with self._wake:
-            if all(ticket.dropped for ticket in entry.tickets):
-                self._in_flight.pop(entry.key, None)
-                return
-        try:
-            entry.payload = self.model.pixels(decode(entry.payload))
-        except Exception as error:  # a picture can break its decoder in any way; it costs its own row only
-            reason = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {shortened(str(error))}"
-            self._deliver([(entry, EncodeError(reason))])
+        if self._forget_unwanted(entry):
             return
+        try:
+            entry.payload = self.model.pixels(decode(entry.payload, self._jpeg_side))
+        except Exception as error:  # a picture can break its decoder in any way; it costs its own row only
+            self._deliver([(entry, _picture_error(error))])
+        else:
+            self._enqueue(client, IMAGE, [entry])
+
+    def _forget_unwanted(self, entry: Entry) -> bool:
+        """Whether nobody waits for this entry any more; then nobody can join it either."""
         with self._wake:
-            self._enqueue(client, IMAGE, entry)
-            self._wake.notify()
+            if unwanted := not entry.is_wanted():
+                self._in_flight.pop(entry.key, None)
+            return unwanted
 
     def _take(self) -> tuple[str, list[Entry]]:
         """The next batch, texts and pictures in turn where both wait; blocks until there is one."""
         with self._wake:
             while True:
-                for kind in sorted(_BATCH, key=lambda k: k == self._last_kind):
+                for kind in sorted(self._budget, key=lambda k: k == self._last_kind):
                     if batch := self._next_batch(kind):
                         self._last_kind = kind
                         return kind, batch
@@ -218,63 +284,76 @@ class Encoder:
 
     def _next_batch(self, kind: str) -> list[Entry]:
         """An equal share from every client that waits; a client goes to the back after its turn."""
-        queues, size = self._ready[kind], _BATCH[kind]
+        queues, room = self._ready[kind], self._budget[kind]
         batch: list[Entry] = []
-        while queues and len(batch) < size:
+        while queues and room > 0:
             client, queue = queues.popitem(last=False)
-            share = max(1, (size - len(batch)) // (len(queues) + 1))
-            while queue and share:
+            share = max(1, room // (len(queues) + 1))
+            while queue and share > 0:
                 entry = queue.popleft()
-                if all(ticket.dropped for ticket in entry.tickets):
-                    self._in_flight.pop(entry.key, None)
+                if self._forget_unwanted(entry):
                     continue
                 batch.append(entry)
-                share -= 1
+                cost = len(entry.payload) if kind == TEXT else 1
+                share, room = share - cost, room - cost
             if queue:
                 queues[client] = queue
         return batch
 
     def _run(self) -> None:
+        passes = {TEXT: self.model.encode_tokens, IMAGE: self.model.encode_images}
         try:
-            while True:
-                kind, batch = self._take()
-                self._deliver(list(zip(batch, self._encode(kind, [e.payload for e in batch]), strict=True)))
+            with self.model.stream():
+                while True:
+                    kind, batch = self._take()
+                    vectors = _each(passes[kind], [entry.payload for entry in batch], kind)
+                    self._deliver([(entry, _finite(vector, kind)) for entry, vector in zip(batch, vectors, strict=True)])
         except BaseException:
             # Without this thread every query would hang; workers start a new service when this one is gone.
             log.exception("the model thread failed; the service stops")
             os._exit(1)
 
-    def _encode(self, kind: str, payloads: list) -> list[np.ndarray | Exception]:
-        """Vectors, or the error of each input that has one: a batch that fails is halved until the culprit is alone."""
-        try:
-            if kind == TEXT:
-                vectors = self.model.encode_texts([payload.decode("utf-8", "replace") for payload in payloads])
-            else:
-                vectors = self.model.encode_images(payloads)
-        except Exception as error:
-            if len(payloads) == 1:
-                return [EncodeError(f"the model failed on {kind} input: {type(error).__name__}: {shortened(str(error))}")]
-            half = len(payloads) // 2
-            return self._encode(kind, payloads[:half]) + self._encode(kind, payloads[half:])
-        finite = np.isfinite(vectors).all(axis=1)
-        return [
-            # a copy, or each cached row would keep its whole batch in memory
-            vector.copy() if good else EncodeError(f"the model gave a vector that is not finite for this {kind}")
-            for vector, good in zip(vectors, finite, strict=True)
-        ]
-
     def _deliver(self, outcomes: list[tuple[Entry, np.ndarray | Exception]]) -> None:
         with self._wake:
             for entry, value in outcomes:
-                entry.value, entry.payload = value, None
-                self._in_flight.pop(entry.key, None)
+                if entry.key is not None:
+                    self._in_flight.pop(entry.key, None)
                 if isinstance(value, Exception):
                     self.last_error = str(value)
-                else:
+                elif entry.key is not None:
                     self._cache[entry.key] = value
                     if len(self._cache) > self._cache_entries:
                         self._cache.popitem(last=False)
-                for ticket in entry.tickets:
-                    ticket.pending -= 1
-                    if ticket.pending == 0:
-                        ticket.finish()
+                for each in (entry, *entry.followers):
+                    each.value, each.payload = value, None
+                    for ticket in each.tickets:
+                        ticket.pending -= 1
+                        if ticket.pending == 0:
+                            ticket.finish()
+
+
+def _each(work: Callable[[list[In]], Sequence[Out]], payloads: list[In], kind: str) -> list[Out | Exception]:
+    """One result a payload, or the error that it met: a batch that fails is halved until the culprit is alone."""
+    try:
+        return list(work(payloads)) if payloads else []
+    except Exception as error:
+        if len(payloads) == 1:
+            return [EncodeError(f"the model failed on {kind} input: {type(error).__name__}: {shortened(str(error))}")]
+        half = len(payloads) // 2
+        return _each(work, payloads[:half], kind) + _each(work, payloads[half:], kind)
+
+
+def _finite(vector: np.ndarray | Exception, kind: str) -> np.ndarray | Exception:
+    if isinstance(vector, Exception):
+        return vector
+    if not np.isfinite(vector).all():
+        return EncodeError(f"the model gave a vector that is not finite for this {kind}")
+    return vector.copy()  # or each cached row would keep its whole batch in memory
+
+
+def _picture_error(error: Exception) -> EncodeError:
+    return EncodeError(str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {shortened(str(error))}")
+
+
+def _digest(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).digest()

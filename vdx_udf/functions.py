@@ -43,7 +43,7 @@ class Context:
 def encode_text(context: Context, stream: native.Stream, rows: int) -> Answers:
     native.read_column_header(stream, native.String())
     known = partial(context.encoder.is_known, TEXT)
-    for texts in _chunks(stream, rows, settings.TEXT_BATCH, known):
+    for texts in _chunks(stream, rows, settings.CHUNK_TEXTS, known):
         ticket = context.encoder.submit_texts(context.client, texts)
         yield len(texts), context.answer(ticket, _vectors)
 
@@ -67,8 +67,8 @@ def classify(context: Context, stream: native.Stream, rows: int) -> Answers:
 def classify_image(context: Context, stream: native.Stream, rows: int) -> Answers:
     images = _column(stream, "String", rows)
     labels = list(_column(stream, "Array(String)", rows).rows())
-    for start in range(0, rows, settings.IMAGE_BATCH):
-        part = slice(start, start + settings.IMAGE_BATCH)
+    for start in range(0, rows, settings.CHUNK_IMAGES):
+        part = slice(start, start + settings.CHUNK_IMAGES)
         ticket = context.encoder.submit_images(context.client, images[part])
         column = partial(_classified, context, labels[part])
         yield len(images[part]), context.answer(ticket, column)
@@ -111,7 +111,7 @@ def _chunks(stream: native.Stream, rows: int, batch: int, known: Callable[[bytes
 
 def _encode_images(context: Context, stream: native.Stream, rows: int, column: Callable[[Ticket], object]) -> Answers:
     native.read_column_header(stream, native.String())
-    for images in _chunks(stream, rows, settings.IMAGE_BATCH, lambda value: False):
+    for images in _chunks(stream, rows, settings.CHUNK_IMAGES, lambda value: False):
         ticket = context.encoder.submit_images(context.client, images)
         yield len(images), context.answer(ticket, column)
 

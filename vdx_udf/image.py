@@ -30,11 +30,11 @@ class ImageSource:
 
     def read(self, value: bytes) -> bytes:
         """The file's bytes of whatever `value` is. Raises ImageError."""
-        if not value:
-            raise ImageError("the picture is empty (0 bytes)")
-        text = _as_text(value)
-        if text is None:
+        if is_content(value):
             return value
+        text = _as_text(value)
+        if not text:
+            raise ImageError("the picture is empty (0 bytes)")
         if text[:8].lower().startswith(("http://", "https://")):
             return self._fetch(text)
         return self._read_file(text)
@@ -78,17 +78,25 @@ class ImageSource:
         return content
 
 
-def decode(content: bytes) -> Image.Image:
+def is_content(value: bytes) -> bool:
+    """Whether the value is a picture's own bytes, neither a path nor a URL."""
+    return bool(value) and _as_text(value) is None
+
+
+def decode(content: bytes, side: int = 0) -> Image.Image:
     """The picture as a viewer shows it: first frame, upright (EXIF orientation applied), 16-bit grey scaled to 8.
 
     Its mode is otherwise the file's own, so that a model's preprocessing treats palettes and alpha as open_clip does.
-    Raises ImageError; for more pixels than Pillow allows (178,956,970) or too long a side before anything is decoded.
+    A JPEG may come scaled down by 2, 4 or 8, which is faster to decode, as long as both sides keep `side` pixels; 0
+    keeps all. Raises ImageError; for more pixels than Pillow allows (178,956,970) or too long a side before it decodes.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if max(image.size) > settings.MAX_ASPECT * min(image.size):
             size = f"{image.width} x {image.height} pixels"
             raise ImageError(f"a picture of {size}: its sides may be at most 1 to {settings.MAX_ASPECT}")
+        if side:
+            image.draft(None, (side, side))
         image.load()
         image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:

@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class Layout:
         return [f for f in (self.user_files, self.data, self.run) if f]
 
 
-def render(layout: Layout, model: str, precision: str) -> dict[Path, tuple[bytes, int]]:
+def render(layout: Layout, model: str, encoding: Sequence[str]) -> dict[Path, tuple[bytes, int]]:
     """Every file of the bundle for this layout and model: path to (content, mode)."""
     from vdx_udf.model import dimension_of
 
@@ -93,7 +93,7 @@ def render(layout: Layout, model: str, precision: str) -> dict[Path, tuple[bytes
         files[layout.functions / source.name] = (source.read_bytes(), 0o644)
     for name in SCRIPTS:
         files[layout.user_scripts / name] = ((bundle_folder("user_scripts") / name).read_bytes(), 0o755)
-    worker = json.dumps(_worker_config(layout, model, precision), indent=1) + "\n"
+    worker = json.dumps(_worker_config(layout, model, encoding), indent=1) + "\n"
     files[layout.user_scripts / WORKER_CONFIG] = (worker.encode(), 0o644)
     dimension = f"{dimension_of(model)} /* dimension */"
     source = bundle_folder("sql")
@@ -113,9 +113,9 @@ def _config(layout: Layout) -> str:
     return text.replace("@embedded@", embedded)
 
 
-def _worker_config(layout: Layout, model: str, precision: str) -> dict:
+def _worker_config(layout: Layout, model: str, encoding: Sequence[str]) -> dict:
     serve = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(layout.run / "encoder.sock"), "--model", model]
-    serve += ["--precision", precision]
+    serve += encoding
     for folder in layout.readable:
         serve += ["--allow", str(folder)]
     serve += ["--idle-seconds", str(settings.IDLE_SECONDS)]
@@ -129,13 +129,14 @@ def _worker_config(layout: Layout, model: str, precision: str) -> dict:
     }
 
 
-def install(
-    layout: Layout, model: str, dry_run: bool = False, precision: str = settings.PRECISION
-) -> Iterator[tuple[str, Path]]:
-    """Writes what differs and yields ("write" or "keep", path) for each file. Raises InstallError, ModelError."""
+def install(layout: Layout, model: str, dry_run: bool = False, encoding: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
+    """Writes what differs and yields ("write" or "keep", path) for each file. Raises InstallError, ModelError.
+
+    `encoding`: arguments of `vdx serve` that say how it computes, such as `("--precision", "int8")`.
+    """
     if layout.owner and os.geteuid() != 0:
         raise InstallError("--user needs root: only root may give files to another user; run it with sudo")
-    for path, (content, mode) in (files := render(layout, model, precision)).items():
+    for path, (content, mode) in (files := render(layout, model, encoding)).items():
         same = path.is_file() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode
         yield "keep" if same else "write", path
         if not same and not dry_run:

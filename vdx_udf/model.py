@@ -1,73 +1,197 @@
 """One CLIP model: from a name to unit vectors, the way open_clip computes them."""
 
+import contextlib
 import hashlib
+import logging
 import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor, nn
 
 from vdx_udf import settings
 from vdx_udf.errors import ModelError
+from vdx_udf.preprocess import Preprocess
+from vdx_udf.towers import ImageTower, TextTower
 
 TINY_FOLDER = Path(__file__).parent / "tiny" / "vdx-tiny"
 _SCHEMAS = ("hf-hub:", "local-dir:")
-_OPEN_CLIP_PRECISION = dict(zip(settings.PRECISIONS, ("fp32", "bf16"), strict=True))
-TRIMMED_BATCH = 32  # texts of similar length that go through the tower together, cut at the longest
+_OPEN_CLIP_PRECISION = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_PROBE_TEXTS = ["", "a red circle", "an old man in a green coat feeds two dogs beside the lake on a cold morning, 1987"]
+log = logging.getLogger("vdx")
 
 
 class Clip:
     """An open_clip model with its own tokeniser and preprocessing.
 
     `name` is `vdx-tiny`, `ARCHITECTURE/TAG` as in open_clip (`ViT-B-32/openai`), `ARCHITECTURE/random` (seeded random
-    weights), `hf-hub:ORG/NAME` or `local-dir:PATH`. `precision` is one of the settings' PRECISIONS: in bfloat16 weights
-    and activations are, normalisations and what is returned stay float32. Raises ModelError.
+    weights), `hf-hub:ORG/NAME` or `local-dir:PATH`. `precision` is one of the settings' PRECISIONS, `device` a torch
+    device (default: the first GPU, else the CPU). The attribute `precision` says what was chosen, `parity` the least
+    cosine to open_clip in float32 over a few texts and pictures, measured while loading. Raises ModelError.
     """
 
-    def __init__(self, name: str, precision: str = settings.PRECISION):
-        self.name, self.precision = name, precision
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+    def __init__(self, name: str, precision: str = settings.PRECISION, device: str | None = None):
+        self.name = name
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.precision = choose_precision(precision, self.device)
+        self.streams = 2 if self.device.type == "cuda" else 1  # threads that may encode at a time
         try:
-            self._model, tokenizer_name = _create(name, _OPEN_CLIP_PRECISION[precision])
+            model, tokenizer_name = _create(name, "float32")
         except Exception as error:
             raise ModelError(f"model {name!r} cannot be loaded: {error}") from error
-        self._model.eval().to(self.device)
-        self._tokenize = open_clip.get_tokenizer(tokenizer_name)
-        self._trims = _can_trim(self._model)
-        self._preprocess = image_transform_v2(PreprocessCfg(**self._model.visual.preprocess_cfg), is_train=False)
-        self.logit_scale = float(self._model.logit_scale.exp().item())
-        self.weights_hash = _hash(self._model)
+        with ThreadPoolExecutor(1) as beside:  # hashing takes as long as packing
+            digest = beside.submit(_hash, model)
+            self._tokenize = open_clip.get_tokenizer(tokenizer_name)
+            self._trims = _can_trim(model)
+            self.preprocess = Preprocess(model.visual.preprocess_cfg)
+            self.logit_scale = float(model.logit_scale.exp().item())
+            self._build(model)
+            self.weights_hash = digest.result()
         self.dimension = self.encode_texts([""]).shape[1]
 
-    @torch.inference_mode()
-    def encode_texts(self, texts: list[str]) -> np.ndarray:
-        """Unit vectors, float32 (N, dimension). Longer texts than the tower reads are cut by the tokeniser."""
-        tokens = self._tokenize(texts).to(self.device)
+    def _build(self, model: nn.Module) -> None:
+        """Chooses how each tower is computed, and measures that against open_clip's own float32."""
+        gray = torch.full((1, *self.preprocess.size), 128, dtype=torch.uint8).expand(3, -1, -1)
+        noise = torch.randint(0, 256, (3, *self.preprocess.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        tokens, pictures = self.tokens(_PROBE_TEXTS), torch.stack([gray, noise])
+        with torch.inference_mode():
+            exact_texts, exact_images = _ModuleTexts(model, "cpu", self._trims), self._module_images(model, "float32", "cpu")
+            exact = exact_texts(tokens), exact_images(pictures)
+            self._texts, self._images = self._towers(model, self.precision)
+            found = self._texts(tokens), self._images(pictures.to(self.device))
+        self.parity = min(float((_unit(a).cpu() * _unit(b)).sum(dim=1).min()) for a, b in zip(found, exact, strict=True))
+        if not self.parity >= settings.PARITY[self.precision]:
+            log.warning(
+                "%s in %s has a cosine of %.5f to float32: computing in float32", self.name, self.precision, self.parity
+            )
+            model = model.to(self.device)
+            self._texts = _ModuleTexts(model, self.device, self._trims)
+            self._images = self._module_images(model, "float32", self.device)
+            self.precision, self.parity = "float32", 1.0
+
+    def _towers(self, model: nn.Module, precision: str) -> tuple[Callable, Callable]:
+        packs = self.device.type == "cpu"
+        texts = TextTower(model, precision) if packs and self._trims and TextTower.fits(model) else None
+        images = (
+            ImageTower(model.visual, precision, self.preprocess.mean, self.preprocess.std)
+            if packs and ImageTower.fits(model.visual)
+            else None
+        )
+        if texts and images:
+            return texts, images
+        precision = "bfloat16" if precision == "int8" else precision  # int8 is for the towers above
+        if precision != "float32":
+            model, _ = _create(self.name, precision)
+        model = model.to(self.device)
+        return (
+            texts or _ModuleTexts(model, self.device, self._trims),
+            images or self._module_images(model, precision, self.device),
+        )
+
+    def _module_images(self, model: nn.Module, precision: str, device: torch.device | str) -> "_ModuleImages":
+        return _ModuleImages(model, getattr(torch, precision), device, self.preprocess.mean, self.preprocess.std)
+
+    def stream(self) -> contextlib.AbstractContextManager:
+        """What an encoding thread stays in: on a GPU a stream of its own, so that its copies overlap another's computing."""
+        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def tokens(self, texts: list[str]) -> list[Tensor]:
+        """Token numbers, int64 (length,) each; cut after the end-of-text token where what follows changes nothing.
+
+        Longer texts than the tower reads are cut by the tokeniser.
+        """
+        rows = self._tokenize(texts)
         if not self._trims:
-            return _unit(self._model.encode_text(tokens)).cpu().numpy()
-        lengths = tokens.argmax(dim=1) + 1  # the end-of-text token has the highest number
-        order = lengths.argsort()
-        vectors = torch.empty(len(texts), self._model.text_projection.shape[1], device=self.device)
-        for rows in order.split(TRIMMED_BATCH):
-            vectors[rows] = _encode_trimmed(self._model, tokens[rows, : int(lengths[rows[-1]])])
-        return vectors.cpu().numpy()
+            return list(rows)
+        ends = (rows.argmax(dim=1) + 1).tolist()  # the end-of-text token has the highest number
+        return [row[:end] for row, end in zip(rows, ends, strict=True)]
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """What the model sees of a picture: uint8 (3, H, W), resized and cropped as it was trained."""
+        return self.preprocess(image)
+
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """Unit vectors, float32 (N, dimension)."""
+        return self.encode_tokens(self.tokens(texts))
 
     @torch.inference_mode()
-    def encode_images(self, pixels: list[torch.Tensor]) -> np.ndarray:
-        """Unit vectors, float32 (N, dimension), of pictures that went through `pixels`: float32 (3, H, W) each."""
-        batch = torch.stack(pixels).to(self.device, getattr(torch, self.precision))
-        return _unit(self._model.encode_image(batch)).cpu().numpy()
+    def encode_tokens(self, tokens: list[Tensor]) -> np.ndarray:
+        """Unit vectors, float32 (N, dimension), of texts that went through `tokens`."""
+        return _unit(self._texts(tokens)).cpu().numpy()
 
-    def pixels(self, image: Image.Image) -> torch.Tensor:
-        """What the model sees of a picture: float32 (3, H, W), resized, cropped and normalised as it was trained."""
-        return self._preprocess(image)
+    @torch.inference_mode()
+    def encode_images(self, pixels: list[Tensor]) -> np.ndarray:
+        """Unit vectors, float32 (N, dimension), of pictures that went through `pixels`."""
+        return _unit(self._images(_moved(torch.stack(pixels), self.device))).cpu().numpy()
 
 
-def _create(name: str, precision: str) -> tuple[torch.nn.Module, str]:
-    """The model, in a precision as open_clip calls it, and the name that gives its tokeniser."""
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """`auto` becomes the fastest precision that the device computes in and that keeps a cosine of 0.999 to float32.
+
+    Raises ModelError for one that the device has no instructions for.
+    """
+    cpu = torch.cpu.get_capabilities()
+    if device.type == "cuda":
+        if wanted == "int8":
+            raise ModelError("int8 is for CPUs; on a GPU use float16, bfloat16 or float32")
+        return "float16" if wanted == "auto" else wanted
+    if wanted == "auto":
+        return "bfloat16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") or cpu.get("bf16") else "float32"
+    if wanted == "float16":
+        raise ModelError("float16 is for GPUs; on a CPU use bfloat16, int8 or float32")
+    if wanted == "int8" and not (cpu.get("avx512_vnni") or cpu.get("avx_vnni") or cpu.get("amx_int8")):
+        raise ModelError("int8 needs a CPU with VNNI or AMX instructions, which this one lacks; use bfloat16 or float32")
+    return wanted
+
+
+def _moved(batch: Tensor, device: torch.device) -> Tensor:
+    """On the device; through page-locked memory to a GPU, so that the copy runs beside another thread's computing."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
+class _ModuleTexts:
+    """open_clip's own text tower; texts are cut at the batch's longest where that changes nothing."""
+
+    def __init__(self, model: nn.Module, device: torch.device | str, trims: bool):
+        self._model, self._device, self._trims = model, torch.device(device), trims
+
+    def __call__(self, texts: list[Tensor]) -> Tensor:
+        if not self._trims:
+            return self._model.encode_text(_moved(torch.stack(texts), self._device))
+        model, last = self._model, torch.tensor([len(tokens) - 1 for tokens in texts])
+        tokens = _moved(nn.utils.rnn.pad_sequence(texts, batch_first=True), self._device)
+        length, kind = tokens.shape[1], model.transformer.get_cast_dtype()
+        x = model.token_embedding(tokens).to(kind) + model.positional_embedding[:length].to(kind)
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        return x[torch.arange(len(texts)), last] @ model.text_projection
+
+
+class _ModuleImages:
+    """open_clip's own image tower, after the normalisation."""
+
+    def __init__(
+        self, model: nn.Module, kind: torch.dtype, device: torch.device | str, mean: Sequence[float], std: Sequence[float]
+    ):
+        self._model, self._kind = model, kind
+        self._mean, self._std = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self._model.encode_image(((pixels.float() / 255 - self._mean) / self._std).to(self._kind))
+
+
+def _create(name: str, precision: str) -> tuple[nn.Module, str]:
+    """The model on the CPU, ready for inference, and the name that gives its tokeniser."""
+    model, tokenizer_name = _load(name, _OPEN_CLIP_PRECISION[precision])
+    return model.eval().requires_grad_(False), tokenizer_name
+
+
+def _load(name: str, precision: str) -> tuple[nn.Module, str]:
     if name == "vdx-tiny":
         name = f"local-dir:{TINY_FOLDER}"
     if name.startswith(_SCHEMAS):
@@ -91,31 +215,21 @@ def _create(name: str, precision: str) -> tuple[torch.nn.Module, str]:
         return open_clip.create_model(architecture, tag, **options), architecture
 
 
-def _can_trim(model: torch.nn.Module) -> bool:
+def _can_trim(model: nn.Module) -> bool:
     """Whether what follows a text's end-of-text token cannot change its vector: the tower is causal and reads there."""
     return (
         type(model) is open_clip.CLIP
         and model.text_pool_type == "argmax"
         and model.attn_mask is not None
-        and isinstance(model.text_projection, torch.nn.Parameter)
+        and isinstance(model.text_projection, nn.Parameter)
     )
 
 
-def _encode_trimmed(model: open_clip.CLIP, tokens: torch.Tensor) -> torch.Tensor:
-    """open_clip's CLIP.encode_text on tokens int64 (N, L) that are cut after the longest text's end."""
-    length = tokens.shape[1]
-    kind = model.transformer.get_cast_dtype()
-    x = model.token_embedding(tokens).to(kind) + model.positional_embedding[:length].to(kind)
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    x = x[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=1)] @ model.text_projection
-    return _unit(x)
+def _unit(vectors: Tensor) -> Tensor:
+    return F.normalize(vectors.float(), dim=-1)
 
 
-def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(vectors.float(), dim=-1)
-
-
-def _hash(model: torch.nn.Module) -> str:
+def _hash(model: nn.Module) -> str:
     """16 hex digits of a BLAKE2b over the names and values of all weights, as bfloat16 so that precision changes nothing."""
     digest = hashlib.blake2b(digest_size=8)
     for key, value in model.state_dict().items():

@@ -50,33 +50,42 @@ class Service:
 
     def serve(self, encoder: Encoder) -> None:
         """Accepts connections until it is idle for too long or receives SIGTERM or SIGINT."""
-        os.chdir(self.path.parent)  # a socket's path holds 107 bytes at most; its name alone always fits
-        self.path.unlink(missing_ok=True)  # left over from a crash: the lock is ours
-        with socket.socket(socket.AF_UNIX) as listener:
-            os.umask(0o177)
-            listener.bind(self.path.name)
-            os.umask(0o077)
-            listener.listen(128)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: os._exit(self._stop("stopped by a signal")))
+        with self.listener() as listener:
+            self.obey_signals()
             log.info("ready: model %s, socket %s", encoder.model.name, self.path)
             self._last_request = time.monotonic()  # loading the model was no idle time
             listener.settimeout(min(1.0, (self.idle_seconds or 1.0) / 4))
-            while not self._idle():
+            while not self.is_idle():
                 try:
                     connection, _ = listener.accept()
                 except TimeoutError:
                     continue
                 connection.setblocking(True)
                 threading.Thread(target=self._connected, args=(connection, encoder), daemon=True).start()
-        os._exit(self._stop(f"idle for {self.idle_seconds} s"))
+        os._exit(self.stop(f"idle for {self.idle_seconds} s"))
 
-    def _idle(self) -> bool:
+    def listener(self) -> socket.socket:
+        """The socket to accept on."""
+        os.chdir(self.path.parent)  # a socket's path holds 107 bytes at most; its name alone always fits
+        self.path.unlink(missing_ok=True)  # left over from a crash: the lock is ours
+        listener = socket.socket(socket.AF_UNIX)
+        os.umask(0o177)
+        listener.bind(self.path.name)
+        os.umask(0o077)
+        listener.listen(128)
+        return listener
+
+    def obey_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os._exit(self.stop("stopped by a signal")))
+
+    def is_idle(self) -> bool:
         with self._guard:
             quiet = time.monotonic() - self._last_request
             return self.idle_seconds is not None and not self._busy and quiet > self.idle_seconds
 
-    def _stop(self, why: str) -> int:
+    def stop(self, why: str) -> int:
+        """What is left to do at the end; the exit status."""
         log.info("%s", why)
         self.path.unlink(missing_ok=True)
         return 0

@@ -11,19 +11,32 @@ def model_name() -> str:
     return os.environ.get(MODEL_ENVIRONMENT) or DEFAULT_MODEL
 
 
-PRECISION = "float32"  # equals open_clip's own vectors; the other trades a cosine of 0.999 or more for speed
-PRECISIONS = ("float32", "bfloat16")
+# What the model computes in. `auto` is the fastest of those below that the device has instructions for and that keep
+# a cosine of 0.999 to float32; int8 does not promise that, so it is only used when asked for.
+PRECISION = "auto"
+# The least cosine to float32 that a precision must keep, over the probe inputs when a model is loaded and over the
+# bundled model's pictures in the tests; below it the service computes in float32 instead and says so in its log.
+PARITY = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.999, "int8": 0.99}
+PRECISIONS = ("auto", *PARITY)
 
-# Encoder service. A batch is what one model pass takes; a larger one gains little on a CPU and delays other queries.
-TEXT_BATCH = 64
-IMAGE_BATCH = 32
-# A chunk is the part of a block that is answered at once; it ends after one batch of inputs not seen before, so that
-# an answer follows within seconds, or at these sizes where the cache answers.
+# Encoder service. A batch is what one model pass takes, counted in text tokens and in pictures. On a CPU a larger one
+# gains a few percent and delays every other query; a GPU needs more to be busy.
+BATCH = {"cpu": {"text": 1_024, "image": 16}, "cuda": {"text": 16_384, "image": 256}}
+# A chunk is the part of a block that is answered at once; it ends after this many inputs not seen before, so that an
+# answer follows within seconds, or at these sizes where the cache answers.
+CHUNK_TEXTS = 64
+CHUNK_IMAGES = 32
 CHUNK_ROWS = 1_024  # 2 MiB of answer at 512 dimensions, which a worker holds whole
 CHUNK_BYTES = 8 << 20
 CHUNKS_AHEAD = 4  # chunks of one connection in work at a time: bounds memory, keeps the model busy
+READERS = 16  # threads that read paths and fetch URLs, so that a slow one holds up no other
+READ_AHEAD = 32  # pictures read from paths or URLs and not decoded yet: bounds memory
 CACHE_ENTRIES = 65_536  # embeddings kept, least recently used out first: 128 MiB at 512 dimensions
 IDLE_SECONDS = 1_800  # a service that a worker started stops after this long without a request
+LABEL_SETS = 64  # sets of labels whose embeddings are kept for classify, least recently used out first
+# A JPEG is decoded at the smallest size that keeps this many times the pixels a side that the model sees, which changes
+# them by less than 1/255 on average; 1 is faster still and changes more, 0 decodes all of every picture.
+JPEG_SCALE = 2
 MAX_ASPECT = 1_000  # longer side over shorter: resizing the shorter one to 224 pixels would blow the longer up
 MAX_IMAGE_BYTES = 256 << 20
 URL_SECONDS = 20  # for one picture, redirects included
