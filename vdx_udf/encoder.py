@@ -125,19 +125,18 @@ class Encoder:
         """A ticket for pictures given as bytes, path or URL. What cannot be read becomes that row's error."""
         return self._submit(client, IMAGE, values, lambda value: _digest(value) if is_content(value) else None)
 
-    def embed_labels(self, client: Hashable, labels: list[bytes]) -> np.ndarray:
+    def embed_labels(self, client: Hashable, labels: tuple[bytes, ...]) -> np.ndarray:
         """One unit vector per label, float32 (labels, dimension): its prompts' mean, normalised, as open_clip does."""
-        key = tuple(labels)
         with self._wake:
-            if (known := self._label_sets.get(key)) is not None:
-                self._label_sets.move_to_end(key)
+            if (known := self._label_sets.get(labels)) is not None:
+                self._label_sets.move_to_end(labels)
                 return known
         prompts = [t.replace("{}", label.decode("utf-8", "replace")) for label in labels for t in settings.PROMPT_TEMPLATES]
         vectors = self.submit_texts(client, [p.encode() for p in prompts]).vectors()
         means = vectors.reshape(len(labels), len(settings.PROMPT_TEMPLATES), -1).mean(axis=1)
         embeddings = means / np.linalg.norm(means, axis=1, keepdims=True)
         with self._wake:
-            self._label_sets[key] = embeddings
+            self._label_sets[labels] = embeddings
             if len(self._label_sets) > settings.LABEL_SETS:
                 self._label_sets.popitem(last=False)
         return embeddings

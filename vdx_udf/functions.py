@@ -7,6 +7,7 @@ returns the result column of these rows. So the next rows are read and queued wh
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 import numpy as np
 
@@ -57,21 +58,24 @@ def try_encode_image(context: Context, stream: native.Stream, rows: int) -> Answ
 
 
 def classify(context: Context, stream: native.Stream, rows: int) -> Answers:
-    vectors = list(_column(stream, "Array(Float32)", rows).rows())
-    labels = list(_column(stream, "Array(String)", rows).rows())
+    vectors = _column(stream, "Array(Float32)", rows)
+    ends = vectors.ends.tolist()
+    labels = _labels(stream, rows)
     for start in range(0, rows, settings.CHUNK_ROWS):
-        part = slice(start, start + settings.CHUNK_ROWS)
-        yield len(vectors[part]), partial(_probabilities, context, vectors[part], labels[part])
+        wanted = list(islice(labels, settings.CHUNK_ROWS))
+        begin, stops = ends[start - 1] if start else 0, ends[start : start + len(wanted)]
+        part = native.Ragged(np.array(stops, np.int64) - begin, vectors.values[begin : stops[-1]])
+        yield len(wanted), partial(_probabilities, context, part, wanted)
 
 
 def classify_image(context: Context, stream: native.Stream, rows: int) -> Answers:
     images = _column(stream, "String", rows)
-    labels = list(_column(stream, "Array(String)", rows).rows())
+    labels = _labels(stream, rows)
     for start in range(0, rows, settings.CHUNK_IMAGES):
-        part = slice(start, start + settings.CHUNK_IMAGES)
-        ticket = context.encoder.submit_images(context.client, images[part])
-        column = partial(_classified, context, labels[part])
-        yield len(images[part]), context.answer(ticket, column)
+        part = images[start : start + settings.CHUNK_IMAGES]
+        ticket = context.encoder.submit_images(context.client, part)
+        column = partial(_classified, context, list(islice(labels, len(part))))
+        yield len(part), context.answer(ticket, column)
 
 
 def vdx_encoder_info(context: Context, stream: native.Stream, rows: int) -> Answers:
@@ -129,33 +133,50 @@ def _vectors_and_errors(ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:
     return native.Ragged(ends, flat), errors
 
 
-def _classified(context: Context, labels: list[list[bytes]], ticket: Ticket) -> native.Ragged:
-    return _probabilities(context, list(ticket.vectors()), labels)
+def _labels(stream: native.Stream, rows: int) -> Iterator[tuple[bytes, ...]]:
+    kind = native.parse_type("Array(String)")
+    native.read_column_header(stream, kind)
+    return kind.read_rows(stream, rows)
 
 
-def _probabilities(context: Context, vectors: list[np.ndarray], labels: list[list[bytes]]) -> native.Ragged:
-    """Zero-shot probabilities, rows with the same labels computed together."""
+def _classified(context: Context, labels: list[tuple[bytes, ...]], ticket: Ticket) -> native.Ragged:
+    return _probabilities(context, native.Ragged.of_matrix(ticket.vectors()), labels)
+
+
+def _probabilities(context: Context, vectors: native.Ragged, labels: list[tuple[bytes, ...]]) -> native.Ragged:
+    """Zero-shot probabilities, rows with the same labels computed together; an empty vector gets an empty answer."""
     dimension = context.encoder.model.dimension
-    groups: dict[tuple[bytes, ...], list[int]] = {}
-    for row, (vector, wanted) in enumerate(zip(vectors, labels, strict=True)):
-        if len(vector) not in (0, dimension) or not np.isfinite(vector).all():
-            what = f"{len(vector)} values" if len(vector) != dimension else "values that are not finite"
-            raise EncodeError(
-                f"a vector of {what} cannot be classified: model {context.encoder.model.name} needs {dimension} finite"
-                " values, as encode_image gives them"
-            )
-        if len(vector) and wanted:
-            groups.setdefault(tuple(wanted), []).append(row)
-    answers = [np.empty(0, np.float32)] * len(vectors)
-    for wanted, members in groups.items():
-        matrix = np.stack([vectors[row] for row in members])
-        lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-        cosine = (
-            matrix / np.maximum(lengths, np.finfo(np.float32).tiny) @ context.encoder.embed_labels(context.client, wanted).T
+    lengths = np.diff(vectors.ends.astype(np.int64), prepend=0)
+    wrong = (lengths != 0) & (lengths != dimension)
+    if wrong.any() or not np.isfinite(vectors.values).all():
+        what = f"{lengths[wrong.argmax()]} values" if wrong.any() else "values that are not finite"
+        raise EncodeError(
+            f"a vector of {what} cannot be classified: model {context.encoder.model.name} needs {dimension} finite"
+            " values, as encode_image gives them"
         )
-        logits = context.encoder.model.logit_scale * cosine
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        for row, shares in zip(members, odds / odds.sum(axis=1, keepdims=True), strict=True):
-            answers[row] = shares.astype(np.float32, copy=False)
-    ends = np.cumsum([len(a) for a in answers], dtype=np.uint64)
-    return native.Ragged(ends, np.concatenate(answers) if answers else np.empty(0, np.float32))
+    full = np.flatnonzero(lengths)
+    matrix = vectors.values.reshape(len(full), dimension)
+    groups: dict[int, list[int]] = {}  # by identity: equal labels in consecutive rows are one object
+    for row, number in enumerate(full.tolist()):
+        groups.setdefault(id(labels[number]), []).append(row)
+    if len(groups) == 1 and len(full) == len(labels):
+        return native.Ragged.of_matrix(_shares(context, matrix, labels[0]))
+    answers = [np.empty(0, np.float32)] * len(labels)
+    for rows in groups.values():
+        for number, shares in zip(full[rows], _shares(context, matrix[rows], labels[full[rows[0]]]), strict=True):
+            answers[number] = shares
+    return native.Ragged(np.cumsum([len(a) for a in answers], dtype=np.uint64), np.concatenate(answers))
+
+
+def _shares(context: Context, vectors: np.ndarray, labels: tuple[bytes, ...]) -> np.ndarray:
+    """float32 (N, labels): softmax of the logit scale times cosine."""
+    if not labels:
+        return np.empty((len(vectors), 0), np.float32)
+    encoder = context.encoder
+    scale = encoder.model.logit_scale / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    logits = vectors @ encoder.embed_labels(context.client, labels).T
+    logits *= scale.astype(np.float32)
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits

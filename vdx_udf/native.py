@@ -89,6 +89,15 @@ class Stream:
         self._buffer, self._at = whole[size:], 0
         return whole[:size]
 
+    def skip(self, expected: bytes) -> bool:
+        """Whether the next bytes are `expected`; if so they are taken."""
+        while len(self._buffer) - self._at < len(expected):
+            if not self._more():
+                return False
+        found = self._buffer.startswith(expected, self._at)
+        self._at += len(expected) if found else 0
+        return found
+
     def varint(self) -> int:
         """An unsigned LEB128 integer."""
         value = shift = 0
@@ -187,10 +196,27 @@ class Array:
         return f"Array({self.inner.name})"
 
     def read(self, stream: Stream, rows: int) -> Ragged:
+        ends = self.read_ends(stream, rows)
+        return Ragged(ends, self.inner.read(stream, int(ends[-1]) if rows else 0))
+
+    def read_ends(self, stream: Stream, rows: int) -> np.ndarray:
         ends = np.frombuffer(stream.take(rows * 8), "<u8")
         if rows > 1 and (ends[1:] < ends[:-1]).any():
             raise NativeError(f"the ends of an {self.name} column run backwards: this is not Native format")
-        return Ragged(ends, self.inner.read(stream, int(ends[-1]) if rows else 0))
+        return ends
+
+    def read_rows(self, stream: Stream, rows: int) -> Iterator[tuple]:
+        """The rows one by one as they arrive; one that equals the row before it is the same object.
+
+        A constant argument comes over the pipe once for every row: so it is compared instead of taken apart.
+        """
+        last, encoded, start = None, b"", 0
+        for end in self.read_ends(stream, rows).tolist():
+            if last is None or len(last) != end - start or not stream.skip(encoded):
+                last = tuple(self.inner.read(stream, end - start))
+                encoded = b"".join(self.inner.write(last))
+            yield last
+            start = end
 
     def write(self, column: Ragged) -> list[bytes]:
         return [np.ascontiguousarray(column.ends, "<u8").data, *self.inner.write(column.values)]
