@@ -24,7 +24,7 @@ VECTOR = native.parse_type("Array(Float32)")
 
 @pytest.fixture
 def encoder(clip):
-    return Encoder(clip, ImageSource())
+    return Encoder(clip, ImageSource()).start()
 
 
 class Counting:
@@ -49,7 +49,7 @@ class Counting:
 def test_texts_of_all_connections_share_batches(clip):
     hold = threading.Event()
     model = Counting(clip, hold=hold)
-    encoder = Encoder(model, ImageSource())
+    encoder = Encoder(model, ImageSource()).start()
     tickets = [encoder.submit_texts(client, [f"client {client} text {n}".encode() for n in range(8)]) for client in range(9)]
     hold.set()
     for client, ticket in enumerate(tickets):
@@ -62,7 +62,7 @@ def test_texts_of_all_connections_share_batches(clip):
 def test_a_small_request_is_not_stuck_behind_a_large_one(clip):
     hold = threading.Event()
     model = Counting(clip, hold=hold)
-    encoder = Encoder(model, ImageSource())
+    encoder = Encoder(model, ImageSource()).start()
     large = encoder.submit_texts("large", [b"large %d" % n for n in range(1000)])
     small = encoder.submit_texts("small", [b"small"])
     hold.set()
@@ -73,7 +73,7 @@ def test_a_small_request_is_not_stuck_behind_a_large_one(clip):
 
 def test_an_input_that_fails_costs_its_own_row_only(clip):
     model = Counting(clip, broken="bad")
-    encoder = Encoder(model, ImageSource())
+    encoder = Encoder(model, ImageSource()).start()
     good, bad = encoder.submit_texts(1, [b"one", b"two", b"three"]), encoder.submit_texts(2, [b"four", b"bad"])
     assert good.vectors().shape == (3, 512)
     with pytest.raises(EncodeError, match="the model failed on text input: RuntimeError: 'no memory for this batch'"):
@@ -85,7 +85,7 @@ def test_an_input_that_fails_costs_its_own_row_only(clip):
 
 def test_repeated_inputs_are_encoded_once(clip):
     model = Counting(clip)
-    encoder = Encoder(model, ImageSource())
+    encoder = Encoder(model, ImageSource()).start()
     first = encoder.submit_texts(1, [b"a", b"b", b"a", b"a"]).vectors()
     again = encoder.submit_texts(2, [b"b", b"a"]).vectors()
     assert np.array_equal(first[[1, 0]], again)
@@ -96,7 +96,7 @@ def test_repeated_inputs_are_encoded_once(clip):
 
 def test_the_least_recently_used_leaves_the_cache(clip):
     model = Counting(clip)
-    encoder = Encoder(model, ImageSource(), cache_entries=2)
+    encoder = Encoder(model, ImageSource(), cache_entries=2).start()
     for text in (b"a", b"b", b"a", b"c", b"a", b"b"):  # b is the oldest when c comes
         encoder.submit_texts(1, [text]).vectors()
     assert sum(model.batches) == 4
@@ -106,7 +106,7 @@ def test_the_least_recently_used_leaves_the_cache(clip):
 def test_work_that_nobody_waits_for_is_not_done(clip):
     hold = threading.Event()
     model = Counting(clip, hold=hold)
-    encoder = Encoder(model, ImageSource())
+    encoder = Encoder(model, ImageSource()).start()
     first = encoder.submit_texts(1, [b"first"])
     time.sleep(0.1)  # the model has it
     gone = encoder.submit_texts(2, [b"gone", b"shared"])

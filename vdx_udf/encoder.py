@@ -108,8 +108,6 @@ class Encoder:
         self._rows = self._hits = 0
         self.last_error = ""
         self._last_kind = IMAGE
-        for _ in range(model.streams):
-            threading.Thread(target=self._run, name="model", daemon=True).start()
 
     # What connections call
 
@@ -299,7 +297,22 @@ class Encoder:
                 queues[client] = queue
         return batch
 
-    def _run(self) -> None:
+    def start(self) -> "Encoder":
+        """Encodes on a thread of its own, where no thread calls `run`."""
+        threading.Thread(target=self.run, name="model", daemon=True).start()
+        return self
+
+    def run(self) -> None:
+        """Encodes batch after batch and does not return.
+
+        On a CPU to be called by the thread that loaded the model: torch keeps a team of threads for every thread that
+        it computes on, and as soon as there are two teams they yield to each other, which doubles a short text's time.
+        """
+        for _ in range(self.model.streams - 1):
+            threading.Thread(target=self._encode, name="model", daemon=True).start()
+        self._encode()
+
+    def _encode(self) -> None:
         passes = {TEXT: self.model.encode_tokens, IMAGE: self.model.encode_images}
         try:
             with self.model.stream():

@@ -33,7 +33,7 @@ class Preprocess:
             return self._resized(_tensor(image))
         for step in self._steps:
             image = step(image)
-        return _tensor(image).contiguous()
+        return _contiguous(_tensor(image))
 
     def _resized(self, pixels: Tensor) -> Tensor:
         """The centre square after the shorter side became `size`, rounded as torchvision's Resize and CenterCrop do."""
@@ -42,7 +42,11 @@ class Preprocess:
         if full != list(lengths):
             pixels = F.interpolate(pixels[None], size=full, mode=self._mode, antialias=True)[0]
         top, left = (round((length - side) / 2.0) for length in full)
-        return pixels[:, top : top + side, left : left + side].contiguous()
+        return _contiguous(pixels[:, top : top + side, left : left + side])
+
+
+def _contiguous(pixels: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.numpy()))  # torch's own would start a team of threads here
 
 
 def _tensor(image: Image.Image) -> Tensor:

@@ -49,19 +49,23 @@ class Service:
         self._guard = threading.Lock()
 
     def serve(self, encoder: Encoder) -> None:
-        """Accepts connections until it is idle for too long or receives SIGTERM or SIGINT."""
-        with self.listener() as listener:
-            self.obey_signals()
-            log.info("ready: model %s, socket %s", encoder.model.name, self.path)
-            self._last_request = time.monotonic()  # loading the model was no idle time
-            listener.settimeout(min(1.0, (self.idle_seconds or 1.0) / 4))
-            while not self.is_idle():
-                try:
-                    connection, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                connection.setblocking(True)
-                threading.Thread(target=self._connected, args=(connection, encoder), daemon=True).start()
+        """Encodes for whoever connects until it is idle for too long or receives SIGTERM or SIGINT."""
+        listener = self.listener()
+        self.obey_signals()
+        log.info("ready: model %s, socket %s", encoder.model.name, self.path)
+        self._last_request = time.monotonic()  # loading the model was no idle time
+        threading.Thread(target=self._accept, args=(listener, encoder), daemon=True).start()
+        encoder.run()
+
+    def _accept(self, listener: socket.socket, encoder: Encoder) -> None:
+        listener.settimeout(min(1.0, (self.idle_seconds or 1.0) / 4))
+        while not self.is_idle():
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
+            connection.setblocking(True)
+            threading.Thread(target=self._connected, args=(connection, encoder), daemon=True).start()
         os._exit(self.stop(f"idle for {self.idle_seconds} s"))
 
     def listener(self) -> socket.socket:

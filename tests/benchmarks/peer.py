@@ -19,7 +19,7 @@ tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
 @torch.no_grad()
 def encode(function: str, value: str) -> list[float]:
-    if function == "peer_encode_text":
+    if "text" in function:
         features = model.encode_text(tokenizer([value]))
     else:
         features = model.encode_image(preprocess(Image.open(value)).unsqueeze(0))

@@ -1,185 +1,343 @@
-"""`make bench`: ours and the peer side by side on the embedded engine, alternating in one run; medians and ratios.
+"""`make bench`: ours and the peers side by side on the embedded engine, alternating in one run; medians and ratios.
 
-Writes results/speed.json (one object a row) and results/speed.md. QUICK=1 measures less of each. Times are of whole
-queries as a client sees them, with the model loaded and every input new to the cache unless the row says otherwise.
+Writes results/speed.json (one object a row), results/speed.md and results/speed.png. QUICK=1 measures less of each.
+Times are of whole queries as a client sees them, model loaded and inputs new to the cache unless the row says otherwise.
+A peer whose rate does not depend on the number of rows gets fewer of them; rates are compared.
+
+Peers: `docs`, UDFs in the shape that ClickHouse's documentation publishes (peer.py); `docs, per query`, the same as type
+`executable`, which starts the script for each query; `client`, a program that embeds row by row and inserts through
+clickhouse-connect; `loop`, our model in a plain Python loop over batches without ClickHouse.
 """
 
 import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from vdx_udf import engine, settings
-from vdx_udf.install import Layout, install, stop_encoder
+from tests.benchmarks import roofline
+from tests.benchmarks.works import MODEL, Bench, captions, photos
+from vdx_udf import engine
+from vdx_udf.image import decode
+from vdx_udf.install import stop_encoder
+from vdx_udf.model import Clip
 
 RESULTS = Path(__file__).parent / "results"
-PEER = Path(__file__).parent / "peer.py"
 QUICK = bool(os.environ.get("QUICK"))
-REPEATS = 3
-MODEL = "ViT-B-32/random"
-SCALE = 1 if QUICK else 5
-WORDS = [
-    "a",
-    "the",
-    "red",
-    "blue",
-    "old",
-    "small",
-    "large",
-    "house",
-    "lake",
-    "dog",
-    "cat",
-    "tree",
-    "boat",
-    "street",
-    "market",
-    "window",
-    "light",
-    "morning",
-    "river",
-    "child",
-]
+REPEATS = 1 if QUICK else 3
+OTHER_PRECISIONS = ("float32", "int8")
 
 
-def peer_xml(name: str) -> str:
-    return f"""<functions><function>
-    <type>executable_pool</type><name>{name}</name><return_type>Array(Float32)</return_type>
-    <argument><type>String</type><name>value</name></argument><format>TabSeparated</format><command>{name} {name}</command>
-    <pool_size>1</pool_size><command_read_timeout>600000</command_read_timeout>
-    <command_write_timeout>600000</command_write_timeout><stderr_reaction>log_last</stderr_reaction>
-</function></functions>"""
+def less(count: int) -> int:
+    """The count, a tenth of it where QUICK."""
+    return max(1, count // 10) if QUICK else count
 
 
-def prepare(folder: Path) -> tuple[Layout, object]:
-    """An installed prefix with ViT-B-32 in random weights, and the peer's functions beside ours."""
-    layout = Layout.embedded(folder / "engine")
-    for _ in install(layout, MODEL):
-        pass
-    for name in ("peer_encode_text", "peer_encode_image"):
-        (layout.functions / f"{name}_function.xml").write_text(peer_xml(name))
-        script = layout.user_scripts / name
-        script.write_text(f"#!{sys.executable}\n{PEER.read_text()}")
-        script.chmod(0o755)
-    return layout, engine.connect_embedded(layout.state)
+@dataclass
+class Side:
+    """One side of a comparison: `run(repeat)` does `count` rows."""
+
+    count: int
+    run: Callable[[int], None]
+
+    def rate(self, repeat: int) -> float:
+        began = time.perf_counter()
+        self.run(repeat)
+        return self.count / (time.perf_counter() - began)
 
 
-def captions(count: int, seed: int) -> list[str]:
-    """Distinct captions of about 12 words."""
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, 11)) + f" {seed * 1_000_000 + n}" for n in range(count)]
+class Comparisons:
+    """Runs comparisons, prints each as it ends and keeps the rows."""
+
+    def __init__(self, roof: dict[str, float]):
+        self.roof = roof
+        self.rows: list[dict] = []
+        self.progress = tqdm(unit=" comparisons")
+
+    def compare(
+        self, work: str, against: str, ours: Side, peer: Side, unit: str = "rows/s", most: tuple[str, float] | None = None
+    ) -> None:
+        """Alternates the two. `most`: a precision and the operations a row takes, for the roofline."""
+        pairs = [(ours.rate(repeat), peer.rate(repeat)) for repeat in range(REPEATS)]
+        roof = self.roof[most[0]] / most[1] if most else None
+        self.add(work, against, pairs, unit, [a / b for a, b in pairs], roof)
+
+    def add(self, work, against, pairs: list[tuple[float, float]], unit: str, ratios: list[float], roof=None) -> None:
+        mine, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+        row = {
+            "work": work, "against": against, "ours": _short(mine), "peer": _short(theirs), "unit": unit,
+            "ratio": _short(statistics.median(ratios)), "spread": [_short(min(ratios)), _short(max(ratios))],
+            "roofline": roof and _short(roof),
+        }  # fmt: skip
+        self.rows.append(row)
+        self.progress.update()
+        self.progress.write(_line(row))
 
 
-def photos(folder: Path, count: int, size: tuple[int, int], seed: int) -> Path:
-    """JPEGs with the detail of a photo: smooth colour and noise."""
-    folder.mkdir()
-    rng = np.random.default_rng(seed)
-    for n in range(count):
-        small = Image.fromarray(rng.integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8))
-        small.resize(size, Image.Resampling.BICUBIC).save(folder / f"{n:04}.jpg", quality=85)
-    return folder
+def _short(figure: float) -> float:
+    """Three significant digits."""
+    return float(f"{figure:.3g}")
 
 
-def compare(work: str, unit: str, rows: int, ours: Callable[[int], None], peer: Callable[[int], None]) -> dict:
-    """Alternates the two; each call gets the number of its repeat. Rates in rows per second."""
-    rates: dict[str, list[float]] = {"ours": [], "peer": []}
-    for repeat in tqdm(range(REPEATS), work, leave=False):
-        for name, run in (("ours", ours), ("peer", peer)):
-            began = time.perf_counter()
-            run(repeat)
-            rates[name].append(rows / (time.perf_counter() - began))
-    ratios = [a / b for a, b in zip(rates["ours"], rates["peer"], strict=True)]
-    return {
-        "work": work,
-        "ours": round(statistics.median(rates["ours"]), 2),
-        "peer": round(statistics.median(rates["peer"]), 2),
-        "unit": unit,
-        "ratio": round(statistics.median(ratios), 2),
-        "spread": [round(min(ratios), 2), round(max(ratios), 2)],
-    }
+def texts_and_pictures(bench: Bench, found: Comparisons, folder: Path, precision: str) -> None:
+    """The main work in one precision against the documented UDFs."""
+    count, few = less(2000), less(200)
+    tokens = np.mean([len(text.split()) + 2 for text in captions(count, 0)])
+    for repeat in range(REPEATS):
+        bench.store(f"ours {precision} {repeat}", captions(count, 100 + repeat))
+        bench.store(f"peer {precision} {repeat}", captions(few, 200 + repeat))
+    found.compare(
+        f"{count:,} distinct captions of 12 tokens, {precision}", "docs",
+        Side(count, lambda r: bench.texts("encode_text", f"ours {precision} {r}", count)),
+        Side(few, lambda r: bench.texts("peer_encode_text", f"peer {precision} {r}", few)),
+        most=(precision, roofline.text_operations(tokens)),
+    )  # fmt: skip
+    for size, many, some in (((640, 480), less(500), less(100)), ((4000, 3000), less(60), less(20))):
+        place = folder / precision / str(size[0])
+        ours = [photos(place / f"ours{r}", many, size, 10 + r) for r in range(REPEATS)]
+        peer = [photos(place / f"peer{r}", some, size, 20 + r) for r in range(REPEATS)]
+        found.compare(
+            f"{many} JPEGs {size[0]}x{size[1]}, {precision}", "docs",
+            Side(many, lambda r, ours=ours, many=many: bench.pictures(ours[r], many)),
+            Side(some, lambda r, peer=peer, some=some: bench.peer_pictures(peer[r], some)),
+            most=(precision, roofline.image_operations()),
+        )  # fmt: skip
 
 
-def measure(folder: Path) -> list[dict]:
-    layout, client = prepare(folder)
+def latency(bench: Bench, found: Comparisons) -> None:
+    """Single new texts: alone, at once, and from a cold start."""
+    fresh = iter(captions(2000, 300))
+    found.compare(
+        "one new text", "docs, per query", Side(1, lambda r: bench.text("encode_text", next(fresh))),
+        Side(1, lambda r: bench.text("peer_encode_text_each_query", next(fresh))), "queries/s",
+    )  # fmt: skip
+    found.compare(
+        "one new text", "docs, loaded", Side(20, lambda r: [bench.text("encode_text", next(fresh)) for _ in range(20)]),
+        Side(20, lambda r: [bench.text("peer_encode_text", next(fresh)) for _ in range(20)]), "queries/s",
+    )  # fmt: skip
 
-    def texts(function: str, values: list[str]) -> None:
-        query = f"SELECT count() FROM (SELECT {function}(arrayJoin({{t:Array(String)}})) AS v) WHERE length(v) = 512"
-        assert client.query(query, parameters={"t": values}).result_rows == [(len(values),)]
+    def cold(repeat: int) -> None:
+        stop_encoder(bench.layout)
+        bench.text("encode_text", next(fresh))
 
-    def pictures(function: str, source: str, count: int) -> None:
-        query = f"SELECT count() FROM (SELECT {function} AS v FROM file('{source}/*.jpg', {{}})) WHERE length(v) = 512"
-        # One file is one block: ours takes 16 at a time, the peer's pool has one process.
-        query = query.format("RawBLOB") + " SETTINGS max_threads = 16" if "raw_blob" in function else query.format("One")
-        assert client.query(query).result_rows == [(count,)]
+    found.compare(
+        "first text after a cold start", "docs, per query", Side(1, cold),
+        Side(1, lambda r: bench.text("peer_encode_text_each_query", next(fresh))), "queries/s",
+    )  # fmt: skip
 
-    def rows(precision: str) -> list[dict]:
-        for _ in install(layout, MODEL, precision=precision):
-            pass
-        for function in ("encode_text", "peer_encode_text"):
-            texts(function, ["load the model"])
-        (place := folder / precision).mkdir()
-        first = photos(place / "first", 1, (640, 480), 0)
-        for function in ("encode_image(raw_blob)", "peer_encode_image(_path)"):
-            pictures(function, first, 1)
-        distinct, many, images = 40 * SCALE, 200 * SCALE, 20 * SCALE
-        folders = [
-            [photos(place / f"{who}{r}", images, (640, 480), 10 * r + i + 1) for i, who in enumerate("ab")]
-            for r in range(REPEATS)
-        ]
-        return [
-            compare(
-                f"one new text, {precision}", "queries/s", 1,
-                lambda r: texts("encode_text", captions(1, 50 + r)), lambda r: texts("peer_encode_text", captions(1, 60 + r)),
-            ),
-            compare(
-                f"{distinct} distinct captions, {precision}", "rows/s", distinct,
-                lambda r: texts("encode_text", captions(distinct, 10 + r)), lambda r: texts("peer_encode_text", captions(distinct, 20 + r)),
-            ),
-            compare(
-                f"{many} captions, 1 % distinct, {precision}", "rows/s", many,
-                lambda r: texts("encode_text", captions(many // 100, 30 + r) * 100),
-                lambda r: texts("peer_encode_text", captions(many // 100, 40 + r) * 100),
-            ),
-            compare(
-                f"{images} JPEGs of 640x480, {precision}", "rows/s", images,
-                lambda r: pictures("encode_image(raw_blob)", folders[r][0], images),
-                lambda r: pictures("peer_encode_image(_path)", folders[r][1], images),
-            ),
-        ]  # fmt: skip
+    pairs = []
+    clients = [engine.connect_embedded(bench.layout.state) for _ in range(16)]
 
+    def timed(client, text: str) -> float:
+        began = time.perf_counter()
+        assert client.query("SELECT length(encode_text({t:String}))", parameters={"t": text}).result_rows == [(512,)]
+        return 1000 * (time.perf_counter() - began)
+
+    with ThreadPoolExecutor(len(clients)) as pool:
+        list(pool.map(timed, clients, [next(fresh) for _ in clients]))  # starts 16 workers
+        for _ in range(REPEATS):
+            alone = statistics.median(timed(clients[0], next(fresh)) for _ in range(20))
+            busy = [t for _ in range(10) for t in pool.map(timed, clients, [next(fresh) for _ in clients])]
+            pairs.append((float(np.percentile(busy, 95)), alone))
+    found.add("p95 of single texts, 16 at a time", "one alone", pairs, "ms", [a / b for a, b in pairs])
+
+
+def repeated(bench: Bench, found: Comparisons) -> None:
+    """Captions that repeat, and the client that embeds row by row."""
+    count, few = less(100_000), less(200)
+    for repeat in range(REPEATS):
+        bench.store(f"repeated {repeat}", captions(count // 100, 400 + repeat) * 100)
+        bench.store(f"few {repeat}", captions(max(1, few // 100), 500 + repeat) * 100)
+        bench.store(f"insert {repeat}", captions(less(1000), 600 + repeat))
+    found.compare(
+        f"{count:,} captions, 1 % distinct", "docs",
+        Side(count, lambda r: bench.texts("encode_text", f"repeated {r}", count)),
+        Side(few, lambda r: bench.texts("peer_encode_text", f"few {r}", max(1, few // 100) * 100)),
+    )  # fmt: skip
+    model, tokenizer = open_clip.create_model("ViT-B-32", pretrained=None).eval(), open_clip.get_tokenizer("ViT-B-32")
+
+    @torch.no_grad()
+    def row_by_row(repeat: int) -> None:
+        rows = []
+        for text in captions(few, 700 + repeat):
+            features = model.encode_text(tokenizer([text]))
+            rows.append([(features / features.norm(dim=-1, keepdim=True))[0].tolist()])
+        bench.client.insert("vectors", rows, column_names=["v"])
+
+    found.compare(
+        f"{less(1000):,} captions embedded and inserted", "client",
+        Side(less(1000), lambda r: bench.client.command(
+            f"INSERT INTO vectors SELECT encode_text(text) FROM captions WHERE name = 'insert {r}'")),
+        Side(few, row_by_row),
+    )  # fmt: skip
+    bench.client.command("TRUNCATE TABLE vectors")
+
+
+def overhead(bench: Bench, found: Comparisons, folder: Path, precision: str) -> None:
+    """What a column through ClickHouse keeps of a plain loop over the same model."""
+    clip = Clip(MODEL, precision)
+    count, many = less(2000), less(200)
+    for repeat in range(REPEATS):
+        bench.store(f"column {repeat}", captions(count, 800 + repeat))
+
+    def texts(repeat: int) -> None:
+        values = captions(count, 900 + repeat)
+        for start in range(0, count, 64):
+            clip.encode_texts(values[start : start + 64])
+
+    found.compare(
+        f"{count:,} distinct captions, {precision}", "loop",
+        Side(count, lambda r: bench.texts("encode_text", f"column {r}", count)), Side(count, texts),
+    )  # fmt: skip
+    ours, peer = (
+        [photos(folder / f"{who}{r}", many, (640, 480), at + r) for r in range(REPEATS)]
+        for who, at in (("column", 30), ("loop", 40))
+    )
+
+    def pictures(repeat: int) -> None:
+        files = sorted(peer[repeat].iterdir())
+        for start in range(0, many, 32):
+            clip.encode_images([clip.pixels(decode(file.read_bytes())) for file in files[start : start + 32]])
+
+    found.compare(
+        f"{many} JPEGs 640x480, {precision}", "loop", Side(many, lambda r: bench.pictures(ours[r], many)), Side(many, pictures),
+    )  # fmt: skip
+
+
+def zero_shot(bench: Bench, found: Comparisons) -> None:
+    """classify over stored vectors."""
+    stored, many, few = less(10_000), less(1000), less(50)
+    bench.client.command(
+        "INSERT INTO vectors SELECT arrayMap(i -> toFloat32(randNormal(0, 1, number + i)), range(512)) FROM numbers({n:UInt32})",
+        parameters={"n": 10 * stored},
+    )
+    question = (
+        "SELECT count() FROM (SELECT classify(v, {l:Array(String)}) AS p FROM vectors LIMIT {k:UInt64})"
+        " WHERE length(p) = {n:UInt64}"
+    )
+
+    def classify(rows: int, labels: list[str]) -> None:
+        bench.rows(question, rows, l=labels, k=rows, n=len(labels))
+
+    def in_sql(rows: int, labels: list[str]) -> None:
+        bench.rows(
+            "WITH (SELECT groupArray(embedding) FROM label_embeddings(labels = {l:Array(String)}, template_set = 'default')) AS known,"
+            " toFloat64(encoder_info()['logit_scale']) AS logit_scale"
+            " SELECT count() FROM (SELECT vdx_softmax(arrayMap(e -> logit_scale * dotProduct(v, e), known)) AS p FROM vectors"
+            " LIMIT {k:UInt64}) WHERE length(p) = {n:UInt64}", rows, l=labels, k=rows, n=len(labels),
+        )  # fmt: skip
+
+    def reencode(repeat: int) -> None:
+        for label in captions(few, 1100 + repeat):
+            bench.text("peer_encode_text", label)
+
+    found.compare(
+        f"classify {stored:,} stored vectors, {many:,} new labels", "docs, labels encoded in every row",
+        Side(stored, lambda r: classify(stored, captions(many, 1000 + r))),
+        Side(few / many, reencode),  # one template where ours averages five
+    )  # fmt: skip
+    for rows, count in ((10 * stored, 10), (stored, many)):
+        labels = captions(count, 1200)
+        classify(1, labels)
+        found.compare(
+            f"classify {rows:,} stored vectors, {count:,} known labels", "plain SQL",
+            Side(rows, lambda r, rows=rows, labels=labels: classify(rows, labels)),
+            Side(rows, lambda r, rows=rows, labels=labels: in_sql(rows, labels)),
+        )  # fmt: skip
+
+
+def measure(folder: Path, found: Comparisons) -> str:
+    bench = Bench.prepare(folder)
     try:
-        return [row for precision in settings.PRECISIONS for row in rows(precision)]
+        bench.serve()
+        bench.text("peer_encode_text", "load the model")
+        bench.peer_pictures(photos(folder / "first", 1, (640, 480), 0), 1)
+        engine.apply_schema(bench.client, bench.layout.sql)
+        (info,) = bench.client.query("SELECT encoder_info()").result_rows[0]
+        precision = info["precision"]
+        found.progress.write(f"{_machine()}; precision chosen: {precision}")
+        texts_and_pictures(bench, found, folder, precision)
+        repeated(bench, found)
+        overhead(bench, found, folder, precision)
+        zero_shot(bench, found)
+        latency(bench, found)
+        for other in OTHER_PRECISIONS:
+            bench.serve("--precision", other)
+            texts_and_pictures(bench, found, folder, other)
+        return precision
     finally:
-        stop_encoder(layout)
+        bench.close()
 
 
-def table(rows: list[dict], machine: str) -> str:
-    lines = ["| work | ours | peer | unit | ratio (min to max) |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {r['work']} | {r['ours']} | {r['peer']} | {r['unit']} | {r['ratio']} ({r['spread'][0]} to {r['spread'][1]}) |"
-        for r in rows
-    ]
-    return "\n".join([machine, "", *lines, ""])
+def _machine() -> str:
+    return f"{os.cpu_count()} cores of {torch.cpu.get_capabilities().get('cpu_name', platform.machine())}, torch {torch.__version__}"
+
+
+def _line(row: dict) -> str:
+    spread = "" if row["spread"][0] == row["spread"][1] else f" ({row['spread'][0]:g} to {row['spread'][1]:g})"
+    roof = "" if row["roofline"] is None else f"{row['roofline']:g}"
+    return f"| {row['work']} | {row['against']} | {row['ours']:g} | {row['peer']:g} | {row['unit']} | {row['ratio']:g}{spread} | {roof} |"
+
+
+def table(found: Comparisons, precision: str) -> str:
+    roofs = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in found.roof.items())
+    head = (
+        f"ViT-B-32 with random weights in {precision} unless stated, the peers in float32; {_machine()}; medians of {REPEATS}.\n"
+        f"A large matrix product reaches, in billions of operations a second: {roofs}; `roofline` is that over the model's\n"
+        "operations a row."
+    )
+    lines = ["| work | against | ours | peer | unit | ratio (least to most) | roofline |", "|---|---|---|---|---|---|---|"]
+    return "\n".join([head, "", *lines, *map(_line, found.rows), ""])
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Rates as bars: ours, the peer's and the roofline, on a logarithmic scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [row for row in rows if row["unit"] != "ms"][::-1]
+    at = np.arange(len(rows))
+    figure, axes = pyplot.subplots(figsize=(11, 0.55 * len(rows) + 1.2), layout="constrained")
+    axes.barh(at + 0.2, [row["ours"] for row in rows], 0.4, label="vdx-udf", color="#2a6f97")
+    axes.barh(at - 0.2, [row["peer"] for row in rows], 0.4, label="peer", color="#c9a227")
+    roofs = [(y, row["roofline"]) for y, row in zip(at, rows, strict=True) if row["roofline"]]
+    axes.scatter(
+        [roof for _, roof in roofs], [y + 0.2 for y, _ in roofs], marker="|", s=160, color="black", label="roofline", zorder=3
+    )
+    axes.set_yticks(at, [f"{row['work']}\nagainst {row['against']}" for row in rows], fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlabel("rows or queries per second")
+    for y, row in zip(at, rows, strict=True):
+        axes.annotate(
+            f"{row['ratio']:g}x", (row["ours"], y + 0.2), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.margins(x=0.12, y=0.02)
+    axes.legend(loc="upper right")
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
+    found = Comparisons(roofline.measured())
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder))
-    machine = f"ViT-B-32 (the peer in float32), {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {REPEATS} repeats."
+        precision = measure(Path(folder), found)
+    found.progress.close()
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "speed.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (RESULTS / "speed.md").write_text(table(rows, machine))
-    print(table(rows, machine))
+    (RESULTS / "speed.json").write_text(json.dumps(found.rows, indent=1) + "\n")
+    (RESULTS / "speed.md").write_text(table(found, precision))
+    plot(found.rows, RESULTS / "speed.png")
+    print(table(found, precision))
 
 
 if __name__ == "__main__":
