@@ -142,7 +142,11 @@ def _attend(qkv: Tensor, inputs: int, heads: int, causal: bool) -> Tensor:
     """Attention within each of `inputs` equally long sequences: (inputs * length, 3 * width) to (.., width)."""
     tokens, width = len(qkv), qkv.shape[1] // 3
     q, k, v = qkv.view(inputs, tokens // inputs, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).reshape(tokens, width)
+    if qkv.dtype == torch.bfloat16 and not causal:  # torch's fused kernel does not use the matrix units here: 1.5 times slower
+        attended = (q @ k.transpose(2, 3)).mul_((width // heads) ** -0.5).softmax(dim=3) @ v
+    else:
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return attended.transpose(1, 2).reshape(tokens, width)
 
 
 class ImageTower:

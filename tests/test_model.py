@@ -1,0 +1,181 @@
+"""The towers, precisions and preprocessing against open_clip's own modules, on models and pictures of many shapes."""
+
+import io
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from vdx_udf.image import decode
+from vdx_udf.model import Clip, ModelError, choose_precision
+from vdx_udf.preprocess import Preprocess
+from vdx_udf.settings import JPEG_SCALE, PARITY, PRECISIONS
+from vdx_udf.towers import ImageTower, TextTower
+
+MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
+
+
+def cosines(ours, theirs) -> torch.Tensor:
+    return F.cosine_similarity(torch.as_tensor(ours).flatten(1).float(), torch.as_tensor(theirs).flatten(1).float())
+
+
+def small_clip(quick_gelu: bool = False, **vision) -> torch.nn.Module:
+    torch.manual_seed(1)
+    vision = {"image_size": 48, "patch_size": 16, "width": 128, "layers": 3, "head_width": 32, **vision}
+    text = {"context_length": 32, "vocab_size": 500, "width": 96, "heads": 3, "layers": 3}
+    model = open_clip.CLIP(64, vision, text, quick_gelu=quick_gelu).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():  # as a trained model: no norm is the identity, no bias zero
+        if parameter.dim() == 1 and "logit" not in name:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+def random_texts(count: int, seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Token numbers of many lengths, cut and padded to the context."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 33, (count,), generator=generator).tolist()
+    cut = [torch.cat([torch.randint(1, 498, (n - 1,), generator=generator), torch.tensor([499])]) for n in lengths]
+    return cut, torch.stack([F.pad(tokens, (0, 32 - len(tokens))) for tokens in cut])
+
+
+VARIANTS = {
+    "plain": {},
+    "quick_gelu": {"quick_gelu": True},
+    "layer scale": {"ls_init_value": 0.3},
+    "no norm before": {"no_ln_pre": True},
+    "norm after pooling": {"final_ln_after_pool": True},
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_towers_compute_what_open_clip_computes(variant, precision):
+    model = small_clip(**VARIANTS[variant])
+    try:
+        choose_precision(precision, torch.device("cpu"))
+    except ModelError as error:
+        pytest.skip(str(error))
+    assert TextTower.fits(model)
+    assert ImageTower.fits(model.visual)
+    cut, padded = random_texts(40, seed=3)
+    pixels = torch.randint(0, 256, (9, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    with torch.inference_mode():
+        texts, images = TextTower(model, precision), ImageTower(model.visual, precision, MEAN, STD)
+        assert cosines(texts(cut), model.encode_text(padded)).min() > PARITY[precision]
+        exact = model.encode_image((pixels / 255 - mean) / std)
+        assert cosines(images(pixels), exact).min() > PARITY[precision]
+        one_by_one = torch.cat([texts([tokens]) for tokens in cut])
+        assert cosines(one_by_one, model.encode_text(padded)).min() > PARITY[precision]
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [{"pool_type": "avg"}, {"attentional_pool": True}, {"qk_norm": True}, {"act_kwargs": {"approximate": "tanh"}}],
+    ids=str,
+)
+def test_a_tower_that_is_not_understood_is_left_to_open_clip(vision):
+    assert not ImageTower.fits(small_clip(**vision).visual)
+
+
+def test_a_resnet_is_left_to_open_clip(clip):
+    assert type(clip._images).__name__ == "_ModuleImages"  # vdx-tiny sees through a ModifiedResNet
+    assert type(clip._texts) is TextTower
+
+
+def test_a_precision_below_its_gate_gives_way_to_float32(monkeypatch, caplog):
+    """A tower that computes something else is noticed when the model is loaded, and not used."""
+    monkeypatch.setattr(TextTower, "__call__", lambda self, texts: torch.ones(len(texts), 512))
+    clip = Clip("vdx-tiny", "bfloat16")
+    assert clip.precision == "float32"
+    assert "computing in float32" in caplog.text
+    monkeypatch.undo()
+    assert (
+        cosines(clip.encode_texts(["a red circle"]), Clip("vdx-tiny", "float32").encode_texts(["a red circle"])).min() > 0.99999
+    )
+
+
+def test_auto_takes_what_the_processor_has(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+
+    def on(*features: str):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(features, True))
+
+    on("avx2")
+    assert choose_precision("auto", cpu) == "float32"
+    with pytest.raises(ModelError, match="int8 needs a CPU with VNNI or AMX instructions"):
+        choose_precision("int8", cpu)
+    on("avx512_bf16", "avx512_vnni")
+    assert choose_precision("auto", cpu) == "bfloat16"
+    assert choose_precision("int8", cpu) == "int8"
+    assert choose_precision("float32", cpu) == "float32"
+    with pytest.raises(ModelError, match="float16 is for GPUs"):
+        choose_precision("float16", cpu)
+    assert choose_precision("auto", gpu) == "float16"
+    with pytest.raises(ModelError, match="int8 is for CPUs"):
+        choose_precision("int8", gpu)
+    assert set(PRECISIONS) == {"auto", *PARITY}
+
+
+def photo(size: tuple[int, int], seed: int) -> Image.Image:
+    """Smooth colour with some noise, as a photo has."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (max(1, size[1] // 16), max(1, size[0] // 16), 3), dtype=np.uint8))
+    noise = rng.normal(0, 4, (size[1], size[0], 3))
+    return Image.fromarray((np.asarray(small.resize(size, Image.Resampling.BICUBIC)) + noise).clip(0, 255).astype(np.uint8))
+
+
+def open_clips_pixels(config: dict, image: Image.Image) -> np.ndarray:
+    """What open_clip's own preprocessing gives, before it normalises, in levels of 0 to 255."""
+    return 255 * image_transform_v2(PreprocessCfg(**config, mean=(0, 0, 0), std=(1, 1, 1)), is_train=False)(image).numpy()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    strategies.integers(5, 900),
+    strategies.integers(5, 900),
+    strategies.sampled_from([224, 64, 336]),
+    strategies.sampled_from(["bicubic", "bilinear"]),
+    strategies.integers(0, 9),
+)
+def test_pictures_of_any_shape_become_open_clips_pixels(width, height, size, interpolation, seed):
+    config = {"size": size, "interpolation": interpolation}
+    image = photo((width, height), seed)
+    ours, theirs = Preprocess(config)(image).numpy(), open_clips_pixels(config, image)
+    assert ours.shape == theirs.shape
+    assert ours.dtype == np.uint8
+    difference = np.abs(ours - theirs)
+    assert difference.max() < 2.1
+    assert difference.mean() < 0.25
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+@pytest.mark.parametrize(
+    "config", [{"size": 224}, {"size": 96, "resize_mode": "longest"}, {"size": (64, 64), "resize_mode": "squash"}]
+)
+def test_other_modes_are_exactly_open_clips(mode, config):
+    image = photo((311, 207), 5).convert(mode)
+    assert np.abs(Preprocess(config)(image).numpy() - open_clips_pixels(config, image)).max() < 0.01
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1200, 1600), (4000, 3000)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_scaled_jpegs_keep_their_pixels(size, orientation):
+    """The default scale changes the pixels by less than one level of 255 on average, at any size and orientation."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    photo(size, 6).save(buffer, "JPEG", quality=90, exif=exif)
+    seen = Preprocess({"size": 224})
+    whole = seen(decode(buffer.getvalue())).float()
+    scaled = decode(buffer.getvalue(), JPEG_SCALE * 224)
+    assert min(scaled.size) >= JPEG_SCALE * 224
+    assert (scaled.size == decode(buffer.getvalue()).size) == (min(size) < 4 * 224)
+    assert (seen(scaled) - whole).abs().mean() < 1
+    at_target = decode(buffer.getvalue(), 224)
+    assert 224 <= min(at_target.size) <= min(scaled.size)
+    assert cosines(seen(at_target)[None] / 255 - 0.5, whole[None] / 255 - 0.5) > 0.98
