@@ -187,3 +187,20 @@ def test_bytes_that_are_not_native_are_refused():
         read_all(b"\xff" * 40, native.String())
     with pytest.raises(native.NativeError, match="2 columns where 1 are expected"):
         read_all(b"\x02\x01" + json.dumps("x").encode() * 9, native.String())
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.binary(max_size=150), max_size=5), st.integers(1, 4)), max_size=8),
+    st.sampled_from([1, 7, 1 << 18]),
+)
+def test_rows_that_repeat_are_one_object(runs, piece):
+    """A constant argument: read row by row, in pieces of any size, without taking equal rows apart again."""
+    kind = native.parse_type("Array(String)")
+    rows = [tuple(row) for row, times in runs for _ in range(times)]
+    column = native.Ragged(np.cumsum([len(row) for row in rows], dtype=np.uint64), [value for row in rows for value in row])
+    source = io.BytesIO(b"".join(kind.write(column)) + b"rest")
+    stream = native.Stream(lambda size: source.read(min(size, piece)))
+    found = list(kind.read_rows(stream, len(rows)))
+    assert found == rows
+    assert all((a is b) == (a == b) for a, b in itertools.pairwise(found))
+    assert stream.take(4) == b"rest"

@@ -1,5 +1,7 @@
 """The encoder service: one per socket, batches across connections, and nothing of one request reaches another."""
 
+import io
+import os
 import signal
 import socket
 import struct
@@ -8,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ import torch
 from vdx_udf import native
 from vdx_udf.encoder import IMAGE, EncodeError, Encoder
 from vdx_udf.image import ImageSource
+from vdx_udf.settings import LABEL_SETS
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 VECTOR = native.parse_type("Array(Float32)")
@@ -33,6 +37,7 @@ class Counting:
     def __init__(self, clip, broken: str | None = None, hold: threading.Event | None = None):
         self._clip, self.broken, self.hold = clip, broken, hold
         self.batches: list[int] = []
+        self.pictures = 0
 
     def __getattr__(self, name):
         return getattr(self._clip, name)
@@ -44,6 +49,12 @@ class Counting:
         if self.broken and any(torch.equal(tokens, self._clip.tokens([self.broken])[0]) for tokens in texts):
             raise RuntimeError("no memory for this batch")
         return self._clip.encode_tokens(texts)
+
+    def encode_images(self, pixels):
+        if self.hold:
+            self.hold.wait()
+        self.pictures += len(pixels)
+        return self._clip.encode_images(pixels)
 
 
 def test_texts_of_all_connections_share_batches(clip):
@@ -121,8 +132,6 @@ def test_work_that_nobody_waits_for_is_not_done(clip):
 
 
 def test_pictures_are_decoded_and_encoded_like_one_by_one(clip, encoder):
-    import io
-
     rng = np.random.default_rng(5)
     contents = []
     for _ in range(70):
@@ -135,6 +144,72 @@ def test_pictures_are_decoded_and_encoded_like_one_by_one(clip, encoder):
     alone = np.concatenate([clip.encode_images([clip.pixels(decode(c))]) for c in contents])
     assert np.allclose(vectors, alone, atol=1e-5)
     assert (IMAGE, "x") not in encoder._cache
+
+
+def png(picture) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_slow_picture_holds_up_no_other(clip):
+    """One URL does not answer; the pictures asked for after it do, from the same client and from another."""
+    rng, released = np.random.default_rng(6), threading.Event()
+    contents = [png(draw(sample_picture(rng))) for _ in range(12)]
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self):
+            released.wait(60)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(contents[0])
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        encoder = Encoder(clip, ImageSource(urls=True)).start()
+        slow = encoder.submit_images(1, [f"http://127.0.0.1:{server.server_port}/x.png".encode(), contents[1]])
+        others = [encoder.submit_images(client, contents[2:]).vectors() for client in (1, 2)]
+        assert slow.pending == 1
+        released.set()
+        first, second = slow.vectors()
+        server.shutdown()
+    assert np.array_equal(*others)
+    assert np.array_equal(first, encoder.submit_images(3, [contents[0]]).vectors()[0])
+    assert not np.array_equal(first, second)
+
+
+def test_the_same_content_under_other_names_is_encoded_once(clip, tmp_path):
+    content = png(draw(sample_picture(np.random.default_rng(7))))
+    names = [tmp_path / f"{n}.png" for n in range(40)]
+    for name in names:
+        name.write_bytes(content)
+    hold = threading.Event()
+    model = Counting(clip, hold=hold)
+    encoder = Encoder(model, ImageSource((tmp_path,))).start()
+    ticket = encoder.submit_images(1, [str(name).encode() for name in names] + [content, b"/no/such/file"])
+    hold.set()
+    outcomes = ticket.outcomes()
+    assert all(np.array_equal(vector, outcomes[0]) for vector in outcomes[:41])
+    assert "cannot be read" in str(outcomes[41]) or "outside" in str(outcomes[41])
+    assert model.pictures == 1
+    names[0].write_bytes(png(draw(sample_picture(np.random.default_rng(8)))))
+    assert not np.array_equal(encoder.submit_images(1, [str(names[0]).encode()]).vectors()[0], outcomes[0])
+
+
+def test_label_embeddings_are_kept(clip):
+    model = Counting(clip)
+    encoder = Encoder(model, ImageSource(), cache_entries=1).start()
+    first = encoder.embed_labels(1, (b"red", b"blue"))
+    passes = len(model.batches)
+    assert encoder.embed_labels(2, (b"red", b"blue")) is first
+    assert len(model.batches) == passes
+    assert np.allclose(encoder.embed_labels(1, (b"blue", b"red")), first[::-1], atol=1e-6)
+    for n in range(LABEL_SETS):
+        encoder.embed_labels(1, (b"%d" % n,))
+    assert encoder.embed_labels(2, (b"red", b"blue")) is not first
 
 
 @pytest.fixture
@@ -305,3 +380,74 @@ def test_a_client_that_leaves_in_mid_block_leaves_nothing_behind(served_once):
         began = time.monotonic()
         assert frame(asked(connection))[0] == b"D"
         assert time.monotonic() - began < 20  # not behind 50,000 texts that nobody waits for
+
+
+def members(folder) -> list[int]:
+    group = int((folder / "e.lock").read_text())
+    return [int(pid) for pid in Path(f"/proc/{group}/task/{group}/children").read_text().split()]
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+@pytest.fixture
+def group(served, tmp_path):
+    """Two encoder processes behind one socket, as two GPUs would have; both on the CPU here."""
+    process = served("--device", "cpu", "--device", "cpu", "--idle-seconds", "4")
+    wait_for((tmp_path / "e.sock").exists, 60)
+    return process
+
+
+def test_several_devices_answer_behind_one_socket(group, clip, tmp_path):
+    expected = clip.encode_texts(["a star"])[0]
+    info = native.parse_type("Map(String, String)")
+    processes = set()
+    deadline = time.monotonic() + 30
+    while len(processes) < 2 and time.monotonic() < deadline:  # the second one may still load its model
+        with connected(tmp_path, b"vdx/1 vdx_encoder_info\n") as connection:
+            connection.sendall(b"".join(native.write_block([("unused", native.String(), [b""])], 1)))
+            pieces = [frame(connection)[1]]
+            ((keys, values),) = (
+                c.values for c in native.read_block(native.Stream(lambda _, p=pieces: p.pop() if p else b""), [info])
+            )
+            processes.add(dict(zip(keys, values, strict=True))[b"pid"])
+        with connected(tmp_path) as connection:
+            pieces = [frame(asked(connection))[1]]
+            (vector,) = native.read_block(native.Stream(lambda _, p=pieces: p.pop() if p else b""), [VECTOR])
+            assert (vector.values @ expected) > 0.999
+    assert processes == {b"%d" % pid for pid in members(tmp_path)}
+    left = members(tmp_path)
+    assert group.wait(30) == 0  # idle
+    assert not (tmp_path / "e.sock").exists()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
+
+
+def test_a_group_does_not_stop_while_a_member_works(group, tmp_path):
+    connection = connected(tmp_path)
+    for _ in range(6):
+        time.sleep(1)
+        asked(connection)
+        assert [frame(connection)[0], frame(connection)[0]] == [b"D", b"B"]
+    assert group.poll() is None
+    connection.close()
+
+
+@pytest.mark.parametrize("victim", ["member", "group"])
+def test_a_group_ends_as_a_whole(group, tmp_path, victim):
+    wait_for(lambda: len(members(tmp_path)) == 2)
+    all_of_it = members(tmp_path)
+    if victim == "member":
+        os.kill(all_of_it[0], signal.SIGKILL)
+        assert group.wait(30) == 1
+    else:
+        group.kill()
+        group.wait()
+    wait_for(
+        lambda: (
+            not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in all_of_it)
+        )
+    )
