@@ -34,7 +34,7 @@ from vdx_udf.model import Clip
 
 RESULTS = Path(__file__).parent / "results"
 QUICK = bool(os.environ.get("QUICK"))
-REPEATS = 1 if QUICK else 3
+REPEATS = 2 if QUICK else 3
 OTHER_PRECISIONS = ("float32", "int8")
 
 
@@ -89,7 +89,27 @@ def _short(figure: float) -> float:
     return float(f"{figure:.3g}")
 
 
-def texts_and_pictures(bench: Bench, found: Comparisons, folder: Path, precision: str) -> None:
+@dataclass
+class Pictures:
+    """Folders of JPEGs of one size, a new one for each repeat."""
+
+    size: tuple[int, int]
+    ours: list[Path]
+    peer: list[Path]
+    many: int
+    few: int
+
+    @staticmethod
+    def drawn(folder: Path, size: tuple[int, int], many: int, few: int) -> "Pictures":
+        place = folder / str(size[0])
+        sides = [
+            [photos(place / f"{who}{r}", n, size, at + r) for r in range(REPEATS)]
+            for who, n, at in (("a", many, 10), ("b", few, 20))
+        ]
+        return Pictures(size, *sides, many, few)
+
+
+def texts_and_pictures(bench: Bench, found: Comparisons, pictures: list[Pictures], precision: str) -> None:
     """The main work in one precision against the documented UDFs."""
     count, few = less(2000), less(200)
     tokens = np.mean([len(text.split()) + 2 for text in captions(count, 0)])
@@ -102,14 +122,11 @@ def texts_and_pictures(bench: Bench, found: Comparisons, folder: Path, precision
         Side(few, lambda r: bench.texts("peer_encode_text", f"peer {precision} {r}", few)),
         most=(precision, roofline.text_operations(tokens)),
     )  # fmt: skip
-    for size, many, some in (((640, 480), less(500), less(100)), ((4000, 3000), less(60), less(20))):
-        place = folder / precision / str(size[0])
-        ours = [photos(place / f"ours{r}", many, size, 10 + r) for r in range(REPEATS)]
-        peer = [photos(place / f"peer{r}", some, size, 20 + r) for r in range(REPEATS)]
+    for p in pictures:
         found.compare(
-            f"{many} JPEGs {size[0]}x{size[1]}, {precision}", "docs",
-            Side(many, lambda r, ours=ours, many=many: bench.pictures(ours[r], many)),
-            Side(some, lambda r, peer=peer, some=some: bench.peer_pictures(peer[r], some)),
+            f"{p.many} JPEGs {p.size[0]}x{p.size[1]}, {precision}", "docs",
+            Side(p.many, lambda r, p=p: bench.pictures(p.ours[r], p.many)),
+            Side(p.few, lambda r, p=p: bench.peer_pictures(p.peer[r], p.few)),
             most=(precision, roofline.image_operations()),
         )  # fmt: skip
 
@@ -154,15 +171,15 @@ def latency(bench: Bench, found: Comparisons) -> None:
 
 def repeated(bench: Bench, found: Comparisons) -> None:
     """Captions that repeat, and the client that embeds row by row."""
-    count, few = less(100_000), less(200)
+    count, few = less(100_000), 100 if QUICK else 200
     for repeat in range(REPEATS):
         bench.store(f"repeated {repeat}", captions(count // 100, 400 + repeat) * 100)
-        bench.store(f"few {repeat}", captions(max(1, few // 100), 500 + repeat) * 100)
+        bench.store(f"few {repeat}", captions(few // 100, 500 + repeat) * 100)
         bench.store(f"insert {repeat}", captions(less(1000), 600 + repeat))
     found.compare(
         f"{count:,} captions, 1 % distinct", "docs",
         Side(count, lambda r: bench.texts("encode_text", f"repeated {r}", count)),
-        Side(few, lambda r: bench.texts("peer_encode_text", f"few {r}", max(1, few // 100) * 100)),
+        Side(few, lambda r: bench.texts("peer_encode_text", f"few {r}", few)),
     )  # fmt: skip
     model, tokenizer = open_clip.create_model("ViT-B-32", pretrained=None).eval(), open_clip.get_tokenizer("ViT-B-32")
 
@@ -230,11 +247,11 @@ def zero_shot(bench: Bench, found: Comparisons) -> None:
         bench.rows(question, rows, l=labels, k=rows, n=len(labels))
 
     def in_sql(rows: int, labels: list[str]) -> None:
+        products = ", ".join(f"logit_scale * dotProduct(v, known[{n + 1}])" for n in range(len(labels)))
         bench.rows(
             "WITH (SELECT groupArray(embedding) FROM label_embeddings(labels = {l:Array(String)}, template_set = 'default')) AS known,"
-            " toFloat64(encoder_info()['logit_scale']) AS logit_scale"
-            " SELECT count() FROM (SELECT vdx_softmax(arrayMap(e -> logit_scale * dotProduct(v, e), known)) AS p FROM vectors"
-            " LIMIT {k:UInt64}) WHERE length(p) = {n:UInt64}", rows, l=labels, k=rows, n=len(labels),
+            f" toFloat64(encoder_info()['logit_scale']) AS logit_scale SELECT count() FROM (SELECT vdx_softmax([{products}]) AS p"
+            " FROM vectors LIMIT {k:UInt64}) WHERE length(p) = {n:UInt64}", rows, l=labels, k=rows, n=len(labels),
         )  # fmt: skip
 
     def reencode(repeat: int) -> None:
@@ -246,7 +263,7 @@ def zero_shot(bench: Bench, found: Comparisons) -> None:
         Side(stored, lambda r: classify(stored, captions(many, 1000 + r))),
         Side(few / many, reencode),  # one template where ours averages five
     )  # fmt: skip
-    for rows, count in ((10 * stored, 10), (stored, many)):
+    for rows, count in ((10 * stored, 10), (stored, 100)):
         labels = captions(count, 1200)
         classify(1, labels)
         found.compare(
@@ -261,19 +278,25 @@ def measure(folder: Path, found: Comparisons) -> str:
     try:
         bench.serve()
         bench.text("peer_encode_text", "load the model")
-        bench.peer_pictures(photos(folder / "first", 1, (640, 480), 0), 1)
+        first = photos(folder / "first", 64, (640, 480), 0)
+        bench.pictures(first, 64)  # starts 16 workers
+        bench.peer_pictures(first, 64)
         engine.apply_schema(bench.client, bench.layout.sql)
         (info,) = bench.client.query("SELECT encoder_info()").result_rows[0]
         precision = info["precision"]
         found.progress.write(f"{_machine()}; precision chosen: {precision}")
-        texts_and_pictures(bench, found, folder, precision)
+        pictures = [
+            Pictures.drawn(folder, (640, 480), less(500), less(100)),
+            Pictures.drawn(folder, (4000, 3000), less(60), less(20)),
+        ]  # fmt: skip
+        texts_and_pictures(bench, found, pictures, precision)
         repeated(bench, found)
         overhead(bench, found, folder, precision)
         zero_shot(bench, found)
         latency(bench, found)
         for other in OTHER_PRECISIONS:
             bench.serve("--precision", other)
-            texts_and_pictures(bench, found, folder, other)
+            texts_and_pictures(bench, found, pictures, other)
         return precision
     finally:
         bench.close()
@@ -294,7 +317,9 @@ def table(found: Comparisons, precision: str) -> str:
     head = (
         f"ViT-B-32 with random weights in {precision} unless stated, the peers in float32; {_machine()}; medians of {REPEATS}.\n"
         f"A large matrix product reaches, in billions of operations a second: {roofs}; `roofline` is that over the model's\n"
-        "operations a row."
+        "operations a row. Against `docs`: UDFs in the shape that ClickHouse's documentation publishes, one process, one row at a\n"
+        "time, TabSeparated; `per query`: the same as type `executable`, which loads the model for each query; `client`: a\n"
+        "program that embeds row by row and inserts; `loop`: our model in a plain Python loop over batches, no ClickHouse."
     )
     lines = ["| work | against | ours | peer | unit | ratio (least to most) | roofline |", "|---|---|---|---|---|---|---|"]
     return "\n".join([head, "", *lines, *map(_line, found.rows), ""])
