@@ -65,6 +65,15 @@ def test_every_command_and_setting_is_listed():
     assert f"stops after {settings.IDLE_SECONDS // 60} minutes" in README
 
 
+def test_precisions_and_defaults_are_the_settings():
+    for name, least in settings.PARITY.items():
+        assert f"| `{name}` | {least} | " in README
+    assert "| `auto` | 0.999 | 98 % | the default: " in README
+    assert settings.PRECISION == "auto"
+    assert f"`--jpeg-scale {settings.JPEG_SCALE}`, the default, " in README
+    assert f"the last {settings.LABEL_SETS} sets of labels" in README
+
+
 def test_the_speed_table_is_the_benchmarks():
     assert (ROOT / "tests" / "benchmarks" / "results" / "speed.md").read_text() in README
 

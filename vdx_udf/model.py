@@ -89,7 +89,8 @@ class Clip:
         )
         if texts and images:
             return texts, images
-        precision = "bfloat16" if precision == "int8" else precision  # int8 is for the towers above
+        if precision == "int8":  # which is for the towers above
+            precision = choose_precision("auto", self.device)
         if precision != "float32":
             model, _ = _create(self.name, precision)
         model = model.to(self.device)

@@ -345,9 +345,15 @@ def plot(rows: list[dict], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("rows or queries per second")
     for y, row in zip(at, rows, strict=True):
-        axes.annotate(
-            f"{row['ratio']:g}x", (row["ours"], y + 0.2), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        inside = {
+            "xytext": (-4, 0),
+            "textcoords": "offset points",
+            "va": "center",
+            "ha": "right",
+            "fontsize": 8,
+            "color": "white",
+        }
+        axes.annotate(f"{row['ratio']:g}x", (row["ours"], y + 0.2), **inside)
     axes.margins(x=0.12, y=0.02)
     axes.legend(loc="upper right")
     figure.savefig(path, dpi=110)
