@@ -66,6 +66,7 @@ class Group(Service):
                 command += ["--member", *map(str, inherited)]
                 self._members.append(subprocess.Popen(command, pass_fds=inherited))
                 theirs.close()
+                self.working(+1)  # until it is ready: loading a model is no idle time
                 threading.Thread(target=self._follow, args=(ours, device), daemon=True).start()
         while not self._ended.wait(min(1.0, (self.idle_seconds or 1.0) / 4)):
             if self.is_idle():
@@ -80,6 +81,7 @@ class Group(Service):
                 log.info("ready: device %s, socket %s", device, self.path)
                 with contextlib.suppress(FileNotFoundError):  # another member was first
                     self._hidden.rename(self.path)
+                self.working(-1)
             self.working(reports.count(_BEGAN) - reports.count(_ENDED))
         self._ended.set()
 
