@@ -122,6 +122,12 @@ def test_auto_takes_what_the_processor_has(monkeypatch):
     assert set(PRECISIONS) == {"auto", *PARITY}
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])
+def test_a_device_that_is_not_here_is_named(device):
+    with pytest.raises(ModelError, match=f"device '{device}' is not here: write cpu, or cuda:N for one of this machine's"):
+        Clip("vdx-tiny", device=device)
+
+
 def photo(size: tuple[int, int], seed: int) -> Image.Image:
     """Smooth colour with some noise, as a photo has."""
     rng = np.random.default_rng(seed)

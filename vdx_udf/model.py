@@ -39,7 +39,7 @@ class Clip:
 
     def __init__(self, name: str, precision: str = settings.PRECISION, device: str | None = None):
         self.name = name
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device)
         self.precision = choose_precision(precision, self.device)
         self.streams = 2 if self.device.type == "cuda" else 1  # threads that may encode at a time
         try:
@@ -134,6 +134,18 @@ class Clip:
     def encode_images(self, pixels: list[Tensor]) -> np.ndarray:
         """Unit vectors, float32 (N, dimension), of pictures that went through `pixels`."""
         return _unit(self._images(_moved(torch.stack(pixels), self.device))).cpu().numpy()
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name; none: the first GPU, else the CPU. Raises ModelError for one that is not here."""
+    gpus = torch.cuda.device_count()
+    try:
+        device = torch.device(name or ("cuda" if gpus else "cpu"))
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= gpus):
+        raise ModelError(f"device {name!r} is not here: write cpu, or cuda:N for one of this machine's {gpus} GPUs")
+    return device
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
