@@ -126,17 +126,14 @@ class Encoder:
     def embed_labels(self, client: Hashable, labels: tuple[bytes, ...]) -> np.ndarray:
         """One unit vector per label, float32 (labels, dimension): its prompts' mean, normalised, as open_clip does."""
         with self._wake:
-            if (known := self._label_sets.get(labels)) is not None:
-                self._label_sets.move_to_end(labels)
+            if (known := _recall(self._label_sets, labels)) is not None:
                 return known
         prompts = [t.replace("{}", label.decode("utf-8", "replace")) for label in labels for t in settings.PROMPT_TEMPLATES]
         vectors = self.submit_texts(client, [p.encode() for p in prompts]).vectors()
         means = vectors.reshape(len(labels), len(settings.PROMPT_TEMPLATES), -1).mean(axis=1)
         embeddings = means / np.linalg.norm(means, axis=1, keepdims=True)
         with self._wake:
-            self._label_sets[labels] = embeddings
-            if len(self._label_sets) > settings.LABEL_SETS:
-                self._label_sets.popitem(last=False)
+            _remember(self._label_sets, labels, embeddings, settings.LABEL_SETS)
         return embeddings
 
     def drop(self, tickets: list[Ticket]) -> None:
@@ -182,7 +179,7 @@ class Encoder:
             self._rows += len(values)
             for value, known_by in zip(place, identities, strict=True):
                 key = None if known_by is None else (kind, known_by)
-                if (vector := self._recall(key)) is not None:
+                if (vector := _recall(self._cache, key)) is not None:
                     entry = Entry(key, None, vector)
                 elif (entry := self._in_flight.get(key)) is None:
                     entry = Entry(key, value)
@@ -203,12 +200,6 @@ class Encoder:
                 pool, work = (self._decoders, self._decode) if entry.key else (self._readers, self._read)
                 pool.submit(work, client, entry)
         return ticket
-
-    def _recall(self, key: tuple[str, bytes] | None) -> np.ndarray | None:
-        vector = self._cache.get(key)
-        if vector is not None:
-            self._cache.move_to_end(key)
-        return vector
 
     def _enqueue(self, client: Hashable, kind: str, entries: list[Entry]) -> None:
         with self._wake:
@@ -238,7 +229,7 @@ class Encoder:
             return
         key = (IMAGE, _digest(content))
         with self._wake:
-            vector, other = self._recall(key), self._in_flight.get(key)
+            vector, other = _recall(self._cache, key), self._in_flight.get(key)
             if vector is None and other is None:
                 entry.key, entry.payload = key, content
                 self._in_flight[key] = entry
@@ -333,15 +324,27 @@ class Encoder:
                 if isinstance(value, Exception):
                     self.last_error = str(value)
                 elif entry.key is not None:
-                    self._cache[entry.key] = value
-                    if len(self._cache) > self._cache_entries:
-                        self._cache.popitem(last=False)
+                    _remember(self._cache, entry.key, value, self._cache_entries)
                 for each in (entry, *entry.followers):
                     each.value, each.payload = value, None
                     for ticket in each.tickets:
                         ticket.pending -= 1
                         if ticket.pending == 0:
                             ticket.finish()
+
+
+def _recall(cache: OrderedDict[Hashable, np.ndarray], key: Hashable) -> np.ndarray | None:
+    value = cache.get(key)
+    if value is not None:
+        cache.move_to_end(key)
+    return value
+
+
+def _remember(cache: OrderedDict[Hashable, np.ndarray], key: Hashable, value: np.ndarray, most: int) -> None:
+    """Keeps the value; beyond `most` of them the least recently used one goes."""
+    cache[key] = value
+    if len(cache) > most:
+        cache.popitem(last=False)
 
 
 def _each(work: Callable[[list[In]], Sequence[Out]], payloads: list[In], kind: str) -> list[Out | Exception]:
