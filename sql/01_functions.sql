@@ -4,6 +4,13 @@
 -- Example: SELECT encoder_info()['dimension']
 CREATE OR REPLACE FUNCTION encoder_info AS () -> vdx_encoder_info('');
 
+-- vdx_pictures(path): a folder as the glob of all picture files below it; anything else, a glob among them, as it is.
+-- Example: SELECT vdx_pictures('/pictures')
+CREATE OR REPLACE FUNCTION vdx_pictures AS (path) -> if(
+    match(path, '[*?{]|\\.\\w+$'),
+    path,
+    concat(trimRight(path, '/'), '/**/*.{jpg,jpeg,png,webp,gif,bmp,tif,tiff,JPG,JPEG,PNG,WEBP,GIF,BMP,TIF,TIFF}'));
+
 -- vdx_normalize(vector): the vector scaled to length 1.
 -- Example: SELECT vdx_normalize([3, 4])
 CREATE OR REPLACE FUNCTION vdx_normalize AS (vector) -> vector / L2Norm(vector);

@@ -1,60 +1,180 @@
 -- Tables. A number before /* dimension */ is the embedding dimension of the installed model.
 
--- images: one row per embedded picture. The vector index serves every ORDER BY cosineDistance(vector, ...) LIMIT k.
+-- images: one row per embedded picture and model. The vector index serves every ORDER BY cosineDistance(vector, ...)
+-- LIMIT k. A picture that is inserted again under the same source replaces its row.
 -- Example: SELECT dataset, count() FROM images GROUP BY dataset
 CREATE TABLE IF NOT EXISTS images
 (
     id UInt64 DEFAULT sipHash64(dataset, source),
     source String,                                   -- path, URL or key of the picture
     dataset LowCardinality(String),
-    model LowCardinality(String),                    -- the encoder's model; vectors of different models do not compare
+    model LowCardinality(String),                    -- what made the vector; vectors of different weights do not compare
+    weights_hash LowCardinality(String),
+    preprocessing LowCardinality(String),
+    content_hash FixedString(32),                    -- SHA-256 of the bytes, or of source where that was given alone
     vector Array(Float32) CODEC(NONE),               -- unit length; floats like these do not compress
     caption String,
     attributes Map(LowCardinality(String), String),
-    bytes UInt64,
-    loaded_at DateTime DEFAULT now(),
+    size UInt64,                                     -- of the picture's bytes, where they were given
+    loaded_at DateTime64(3) DEFAULT now64(3),
     CONSTRAINT vector_length CHECK length(vector) = 512 /* dimension */,
     -- Cosine, bfloat16, M = 64, ef_construction = 256: as the published LAION index.
     INDEX vector_index vector TYPE vector_similarity('hnsw', 'cosineDistance', 512 /* dimension */, 'bf16', 64, 256)
 )
-ENGINE = MergeTree ORDER BY id;
+ENGINE = ReplacingMergeTree(loaded_at)
+-- A data set is searched, indexed and dropped on its own, and which models are there is known without reading a row.
+PARTITION BY (dataset, model, weights_hash)
+ORDER BY id;
 
--- rejects: one row per picture that could not be embedded, with the reason.
+-- rejects: one row per picture that could not be embedded, with the reason. To try one again, delete its row.
 -- Example: SELECT error, count() FROM rejects GROUP BY error
 CREATE TABLE IF NOT EXISTS rejects
 (
+    id UInt64 DEFAULT sipHash64(dataset, source),
     source String,
     dataset LowCardinality(String),
+    content_hash FixedString(32),
     error String,
-    bytes UInt64,
-    rejected_at DateTime DEFAULT now()
+    size UInt64,
+    rejected_at DateTime64(3) DEFAULT now64(3)
 )
-ENGINE = MergeTree ORDER BY (dataset, source);
+ENGINE = ReplacingMergeTree(rejected_at) ORDER BY id;
 
--- ingest: insert pictures here with try_encode_image(...) AS encoded; good rows go to images, the others to rejects.
--- Example: INSERT INTO ingest (source, dataset, bytes, encoded)
---          SELECT _path, 'holiday', length(raw_blob), try_encode_image(raw_blob) FROM file('holiday/*.jpg', RawBLOB)
---          SETTINGS max_threads = 16
-CREATE TABLE IF NOT EXISTS ingest
+-- inbox: insert pictures here; each becomes a row of images or of rejects. `bytes` is the picture's content; where it is
+-- empty, source is a path or URL that the encoder reads. What is already there, by source, content and model, is passed over.
+-- Example: INSERT INTO inbox (dataset, source, bytes) SELECT 'holiday', _path, raw_blob FROM file('holiday/*.jpg', RawBLOB)
+CREATE TABLE IF NOT EXISTS inbox
 (
     source String,
     dataset LowCardinality(String),
+    bytes String,
     caption String,
-    attributes Map(LowCardinality(String), String),
-    bytes UInt64,
-    encoded Tuple(vector Array(Float32), error String)
+    attributes Map(LowCardinality(String), String)
 )
 ENGINE = Null;
 
--- ingest_images: moves the good rows of ingest to images.
-CREATE MATERIALIZED VIEW IF NOT EXISTS ingest_images TO images AS
-SELECT source, dataset, encoder_info()['model'] AS model, encoded.vector AS vector, caption, attributes, bytes
-FROM ingest WHERE encoded.error = '';
+-- embedded: what inbox became, on its way to images and rejects.
+CREATE TABLE IF NOT EXISTS embedded
+(
+    source String,
+    dataset LowCardinality(String),
+    model LowCardinality(String),
+    weights_hash LowCardinality(String),
+    preprocessing LowCardinality(String),
+    content_hash FixedString(32),
+    encoded Tuple(vector Array(Float32), error String),
+    caption String,
+    attributes Map(LowCardinality(String), String),
+    size UInt64
+)
+ENGINE = Null;
 
--- ingest_rejects: moves the other rows of ingest to rejects.
-CREATE MATERIALIZED VIEW IF NOT EXISTS ingest_rejects TO rejects AS
-SELECT source, dataset, encoded.error AS error, bytes
-FROM ingest WHERE encoded.error != '';
+-- inbox_embed: embeds what is new in inbox, block by block. A picture that images holds under another source is not
+-- embedded again, its vector is copied.
+CREATE MATERIALIZED VIEW IF NOT EXISTS inbox_embed TO embedded AS
+WITH
+    (SELECT encoder_info()) AS encoder,
+    -- The zero byte says that a short text is a broken picture's content, not a path; no picture format minds it.
+    multiIf(empty(bytes), source, length(bytes) <= 4096 AND isValidUTF8(bytes), bytes || '\0', bytes) AS picture
+SELECT
+    source,
+    dataset,
+    encoder['model'] AS model,
+    encoder['weights_hash'] AS weights_hash,
+    encoder['preprocessing'] AS preprocessing,
+    content_hash,
+    if(empty(twin), try_encode_image(if(empty(twin), picture, '')), (twin, '')) AS encoded,
+    caption,
+    attributes,
+    length(bytes) AS size
+FROM (SELECT *, SHA256(if(empty(bytes), source, bytes)) AS content_hash FROM inbox) AS fresh
+LEFT ANY JOIN
+(
+    SELECT content_hash, vector AS twin
+    FROM images
+    WHERE weights_hash = encoder['weights_hash'] AND content_hash IN (SELECT SHA256(if(empty(bytes), source, bytes)) FROM inbox)
+) AS twins USING (content_hash)
+WHERE (sipHash64(dataset, source), content_hash) NOT IN
+(
+    SELECT id, content_hash
+    FROM images
+    WHERE weights_hash = encoder['weights_hash'] AND id IN (SELECT sipHash64(dataset, source) FROM inbox)
+    UNION ALL
+    SELECT id, content_hash
+    FROM rejects
+    WHERE id IN (SELECT sipHash64(dataset, source) FROM inbox)
+);
+
+-- embedded_images: moves the good rows to images.
+CREATE MATERIALIZED VIEW IF NOT EXISTS embedded_images TO images AS
+SELECT source, dataset, model, weights_hash, preprocessing, content_hash, encoded.vector AS vector, caption, attributes, size
+FROM embedded
+WHERE encoded.error = '';
+
+-- embedded_rejects: moves the other rows to rejects.
+CREATE MATERIALIZED VIEW IF NOT EXISTS embedded_rejects TO rejects AS
+SELECT source, dataset, content_hash, encoded.error AS error, size
+FROM embedded
+WHERE encoded.error != '';
+
+-- superseded: rows of images and rejects whose source was loaded again since, with another content. Loads delete them.
+-- Example: SELECT stands_in, count() FROM superseded WHERE dataset = 'holiday' GROUP BY stands_in
+CREATE OR REPLACE VIEW superseded AS
+SELECT dataset, id, stands_in, at
+FROM
+(
+    SELECT
+        *,
+        max(at) OVER (PARTITION BY dataset, id, weights_hash) AS last,
+        maxIf(at, stands_in = 'images') OVER (PARTITION BY dataset, id) AS last_image,
+        maxIf(at, stands_in = 'rejects') OVER (PARTITION BY dataset, id) AS last_reject
+    FROM
+    (
+        SELECT dataset, id, weights_hash, 'images' AS stands_in, loaded_at AS at FROM images
+        UNION ALL
+        SELECT dataset, id, '', 'rejects', rejected_at FROM rejects
+    )
+)
+WHERE at < last OR (stands_in = 'images' AND at < last_reject) OR (stands_in = 'rejects' AND at < last_image);
+
+-- index_status: each data set's images, how many of them no vector index covers yet (they are searched one by one), and
+-- the bytes of rows and index on disk.
+-- Example: SELECT dataset, images, images_without_index FROM index_status
+CREATE OR REPLACE VIEW index_status AS
+SELECT
+    dataset,
+    model,
+    weights_hash,
+    sum(rows) AS images,
+    sumIf(rows, secondary_indices_compressed_bytes = 0) AS images_without_index,
+    sum(data_compressed_bytes) AS data_bytes,
+    sum(secondary_indices_compressed_bytes) AS index_bytes
+FROM system.parts
+INNER JOIN (SELECT _partition_id, dataset, model, weights_hash FROM images GROUP BY ALL) AS known ON partition_id = _partition_id
+WHERE active AND database = currentDatabase() AND table = 'images'
+GROUP BY dataset, model, weights_hash;
+
+-- comparable: one row where every image has the encoder's own model; otherwise an error that says what to do.
+-- Example: SELECT encode_text('a red circle') FROM comparable
+CREATE OR REPLACE VIEW comparable AS
+WITH
+    (SELECT encoder_info()) AS encoder,
+    (
+        SELECT groupArray(concat(toString(images), ' vectors of ', name, ' (weights ', hash, ')'))
+        FROM
+        (
+            SELECT if(model = '', 'a model that is not named', model) AS name, if(weights_hash = '', 'unknown', weights_hash) AS hash,
+                count() AS images
+            FROM images
+            WHERE weights_hash != encoder['weights_hash'] AND (weights_hash != '' OR model != encoder['model'])
+            GROUP BY model, weights_hash
+        )
+    ) AS others
+SELECT 1 AS yes
+WHERE NOT throwIf(notEmpty(others), format(
+    'images holds {}, but the encoder runs {} (weights {}), and vectors of different models do not compare: install the other'
+    || ' model with vdx install, or load the pictures again and DELETE FROM images WHERE weights_hash != ''{}''',
+    arrayStringConcat(others, ', '), encoder['model'], encoder['weights_hash'], encoder['weights_hash']));
 
 -- labels: a person's judgements, append-only; the latest of a concept and image counts.
 -- Example: INSERT INTO labels (concept, image_id, positive) VALUES ('house by the lake', 42, true)

@@ -1,11 +1,11 @@
 -- Searches. Each is a parameterised view: SELECT * FROM search_text(query = 'a cat', k = 9).
 -- All answer (id, source, dataset, distance), nearest first, through the vector index up to k = 1000 (ClickHouse's
--- max_limit_for_vector_search_queries) and by an exact scan beyond.
+-- max_limit_for_vector_search_queries) and by an exact scan beyond. All refuse to compare vectors of different models.
 
 -- search_text(query, k): the k images nearest to a text.
 -- Example: SELECT * FROM search_text(query = 'a red circle', k = 9)
 CREATE OR REPLACE VIEW search_text AS
-SELECT id, source, dataset, cosineDistance(vector, encode_text({query:String})) AS distance
+SELECT id, source, dataset, cosineDistance(vector, (SELECT encode_text({query:String}) FROM comparable)) AS distance
 FROM images
 ORDER BY distance
 LIMIT {k:UInt32};
@@ -13,7 +13,7 @@ LIMIT {k:UInt32};
 -- search_image(image, k): the k images nearest to a picture, given as encode_image takes it.
 -- Example: SELECT * FROM search_image(image = '/pictures/query.png', k = 9)
 CREATE OR REPLACE VIEW search_image AS
-SELECT id, source, dataset, cosineDistance(vector, encode_image({image:String})) AS distance
+SELECT id, source, dataset, cosineDistance(vector, (SELECT encode_image({image:String}) FROM comparable)) AS distance
 FROM images
 ORDER BY distance
 LIMIT {k:UInt32};
@@ -21,7 +21,7 @@ LIMIT {k:UInt32};
 -- search_vector(vector, k): the k images nearest to a vector, for example a classifier's weight.
 -- Example: SELECT * FROM search_vector(vector = (SELECT encode_text('a red circle')), k = 9)
 CREATE OR REPLACE VIEW search_vector AS
-SELECT id, source, dataset, cosineDistance(vector, {vector:Array(Float32)}) AS distance
+SELECT id, source, dataset, cosineDistance(vector, (SELECT {vector:Array(Float32)} FROM comparable)) AS distance
 FROM images
 ORDER BY distance
 LIMIT {k:UInt32};
@@ -34,7 +34,7 @@ FROM
 (
     SELECT id, source, dataset,
         cosineDistance(vector, (
-            SELECT groupArray(1)(vector)[1] FROM images WHERE id = {image_id:UInt64}
+            SELECT groupArray(1)(vector)[1] FROM images CROSS JOIN comparable WHERE id = {image_id:UInt64}
             HAVING NOT throwIf(count() = 0, 'search_id: no image has this image_id'))) AS distance
     FROM images
     ORDER BY distance
@@ -51,7 +51,7 @@ SELECT id, source, dataset, distance
 FROM
 (
     -- The index finds neighbours before a filter sees them, so as many more are fetched as may be left out.
-    SELECT id, source, dataset, cosineDistance(vector, encode_text({query:String})) AS distance
+    SELECT id, source, dataset, cosineDistance(vector, (SELECT encode_text({query:String}) FROM comparable)) AS distance
     FROM images
     ORDER BY distance
     LIMIT {k:UInt32} + length({exclude:Array(UInt64)})
@@ -71,7 +71,7 @@ WITH
         SELECT id, source, dataset, distance
         FROM
         (
-            SELECT id, source, dataset, attributes, cosineDistance(vector, encode_text({query:String})) AS distance
+            SELECT id, source, dataset, attributes, cosineDistance(vector, (SELECT encode_text({query:String}) FROM comparable)) AS distance
             FROM images
             ORDER BY distance
             LIMIT 1000
@@ -88,7 +88,7 @@ FROM
     SELECT id, source, dataset, distance FROM near WHERE found = {k:UInt32}
     UNION ALL
     -- The sum keeps this branch from the index, which would look at the filter too late.
-    SELECT id, source, dataset, cosineDistance(vector, encode_text({query:String})) + 0 AS distance
+    SELECT id, source, dataset, cosineDistance(vector, (SELECT encode_text({query:String}) FROM comparable)) + 0 AS distance
     FROM images
     WHERE found < {k:UInt32}
         AND ({dataset:String} = '' OR dataset = {dataset:String})

@@ -17,7 +17,7 @@ WITH
         SELECT (groupArray(label), groupArray(embedding))
         FROM label_embeddings(labels = {labels:Array(String)}, template_set = {template_set:String})
     ) AS known,
-    toFloat64(encoder_info()['logit_scale']) AS logit_scale,
+    assumeNotNull((SELECT toFloat64(encoder_info()['logit_scale']) FROM comparable)) AS logit_scale,
     vdx_softmax(arrayMap(embedding -> logit_scale * dotProduct(vector, embedding), known.2)) AS odds
 SELECT
     id, source, dataset,

@@ -65,9 +65,9 @@ def loaded(fresh_tables, drawn):
     """The client, with the drawn pictures loaded through SQL."""
     folder, _ = drawn
     fresh_tables.command(
-        "INSERT INTO ingest (source, dataset, attributes, bytes, encoded)"
+        "INSERT INTO inbox (source, dataset, attributes, bytes)"
         " SELECT _path, if(cityHash64(_file) % 10 = 0, 'rare', 'common'), map('parity', toString(toUInt32(substring(_file, 1, 4)) % 2)),"
-        f" length(raw_blob), try_encode_image(raw_blob) FROM file('{folder}/*.png', RawBLOB)"
+        f" raw_blob FROM file('{folder}/*.png', RawBLOB)"
     )
     return fresh_tables
 

@@ -33,7 +33,7 @@ def test_the_demo_shows_what_it_promises(tmp_path):
         with Image.open(path) as sheet:
             assert sheet.width > 500
             assert sheet.height > 200
-    assert "INSERT INTO ingest" in done.stdout
+    assert "INSERT INTO inbox" in done.stdout
     assert "FROM fit(concept" in done.stdout
     assert "not a picture: b'not a picture at all" in done.stdout
     running = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in p.read_bytes()]

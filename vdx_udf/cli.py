@@ -195,6 +195,32 @@ def sql(prefix, url, query: str | None, files: tuple[Path, ...], parameters: tup
 
 
 @main.command()
+@click.argument("name")
+@click.argument("place", metavar="PATH", required=False)
+@_target
+@click.option(
+    "--param", "parameters", multiple=True, metavar="NAME=VALUE", help="Value of a parameter of the file; repeatable."
+)
+def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...]) -> None:
+    """Load a data set: run sql/datasets/NAME.sql, or a file of your own, with path = PATH and a progress bar."""
+    from vdx_udf import engine, shell
+    from vdx_udf import load as loading
+
+    folder = engine.sql_folder(prefix, url)
+    files = loading.dataset_files(folder)
+    path = files.get(name) or Path(name)
+    if not path.is_file():
+        raise click.UsageError(f"there is no data set {name!r} and no such file; data sets: {', '.join(files)}")
+    given = dict(shell.parse_parameter(p) for p in parameters) | ({"path": loading.resolve(place)} if place else {})
+    values = loading.complete(path, given)
+    output = "PrettyCompact" if sys.stdout.isatty() else "TabSeparatedWithNames"
+    session = shell.Session(partial(_client, prefix, url), values, output)
+    if not url:
+        engine.apply_schema(session.client, folder)
+    loading.run(session, path)
+
+
+@main.command()
 @_target
 def doctor(prefix, url) -> None:
     """Say in one screen whether every part works, and what to do where one does not."""

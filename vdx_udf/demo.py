@@ -111,12 +111,12 @@ def load(demo: Demo, count: int) -> None:
     (demo.pictures_folder / "99999.png").write_bytes((demo.pictures_folder / "00000.png").read_bytes()[:200])
     began = time.monotonic()
     demo.sql(f"""
-INSERT INTO ingest (source, dataset, caption, attributes, bytes, encoded)
-SELECT _path, 'demo', caption, attributes, length(raw_blob), try_encode_image(raw_blob)
+INSERT INTO inbox (source, dataset, caption, attributes, bytes)
+SELECT _path, 'demo', caption, attributes, raw_blob
 FROM file('{demo.pictures_folder}/*.{{jpg,png}}', RawBLOB) AS files
 LEFT JOIN file('{demo.output}/captions.jsonl', JSONEachRow,
     'path String, caption String, attributes Map(String, String)') AS captions ON captions.path = files._path
-SETTINGS max_threads = 16, materialize_skip_indexes_on_insert = 0""")  # fmt: skip
+SETTINGS min_insert_block_size_rows = 1024, materialize_skip_indexes_on_insert = 0""")  # fmt: skip
     seconds = time.monotonic() - began
     demo.sql("ALTER TABLE images MATERIALIZE INDEX vector_index SETTINGS mutations_sync = 2")
     (rows,) = demo.sql("SELECT count() AS images FROM images")[0]

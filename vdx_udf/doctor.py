@@ -10,7 +10,7 @@ from vdx_udf import contract
 from vdx_udf.errors import readable
 
 OLDEST = (25, 8)  # the long-term release that the bundle supports
-TABLES = ("images", "rejects", "ingest", "labels", "classifiers", "prompt_templates")
+TABLES = ("images", "rejects", "inbox", "labels", "classifiers", "prompt_templates")
 
 
 @dataclass(frozen=True)

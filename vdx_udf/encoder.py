@@ -153,6 +153,7 @@ class Encoder:
                 "precision": self.model.precision,
                 "parity": f"{self.model.parity:.6f}",
                 "jpeg_scale": self._jpeg_scale,
+                "preprocessing": f"{self.model.preprocess.description}, jpeg scale {self._jpeg_scale}",
                 "logit_scale": f"{self.model.logit_scale:.6f}",
                 "weights_hash": self.model.weights_hash,
                 "vdx_udf_version": __version__,

@@ -8,6 +8,7 @@ from typing import Any
 
 import clickhouse_connect
 
+from vdx_udf.bundle import bundle_folder
 from vdx_udf.install import Layout, installed_model
 
 PREFIX_ENVIRONMENT = "VDX_PREFIX"
@@ -28,6 +29,11 @@ def connect_embedded(prefix: Path) -> Any:
     installed_model(layout)
     options = {"config-file": str(layout.config)}
     return clickhouse_connect.get_client(interface="chdb", path=str(layout.data), chdb_options=options)
+
+
+def sql_folder(prefix: Path | None, url: str | None) -> Path:
+    """The SQL files for an engine: those installed in the prefix or, for a server, this package's own."""
+    return bundle_folder("sql") if url else Layout.embedded(prefix or default_prefix()).sql
 
 
 def connect_server(url: str) -> Any:

@@ -54,6 +54,8 @@ class ImageSource:
                 content = file.read(settings.MAX_IMAGE_BYTES + 1)
         except OSError as error:
             raise ImageError(f"{shortened(path)} cannot be read: {os.strerror(error.errno or 0)}") from None
+        if not content:
+            raise ImageError("the picture is empty (0 bytes)")
         if len(content) > settings.MAX_IMAGE_BYTES:
             raise ImageError(f"{shortened(path)} is larger than {settings.MAX_IMAGE_BYTES} bytes")
         return content

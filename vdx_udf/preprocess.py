@@ -11,7 +11,7 @@ from torch import Tensor
 class Preprocess:
     """From a picture to pixels; `mean` and `std`, which open_clip applies next, are left to the tower.
 
-    `size` is the model's (height, width).
+    `size` is the model's (height, width); `description` says in one line what is done to a picture.
     """
 
     def __init__(self, config: dict):
@@ -26,6 +26,9 @@ class Preprocess:
             and known.interpolation in ("bicubic", "bilinear")
         )  # fmt: skip
         self._mode = known.interpolation
+        mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (known.mean, known.std))
+        height, width = self.size
+        self.description = f"{height}x{width} {known.resize_mode} {known.interpolation}, mean {mean}, std {std}"
 
     def __call__(self, image: Image.Image) -> Tensor:
         """uint8 (3, height, width): open_clip's, for RGB within two levels and a quarter of one on average."""

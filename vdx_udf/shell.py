@@ -41,48 +41,59 @@ class Session:
         self.client, self._connect = connect(), connect
         self.parameters, self.output = parameters, output
 
-    def run(self, statement: str) -> None:
-        """Runs one statement and writes what it answers to standard output."""
+    def run(self, statement: str, done: str | None = None, total: int | None = None) -> None:
+        """Runs one statement and writes what it answers to standard output.
+
+        For the progress bar, `done` is a query for how many of `total` rows are there; without it system.processes tells
+        how many were read.
+        """
         output = self.output
         if own := _OWN_FORMAT.search(statement):
             statement, output = statement[: own.start()], own.group(1)
         if not _ANSWERS.match(_without_comments(statement)):
-            self._with_progress(lambda settings: self.client.command(statement, self.parameters, settings=settings))
+            self._with_progress(
+                lambda settings: self.client.command(statement, self.parameters, settings=settings), done, total
+            )
             return
         answer = self._with_progress(
-            lambda settings: self.client.raw_query(statement, self.parameters, settings=settings, fmt=output)
+            lambda settings: self.client.raw_query(statement, self.parameters, settings=settings, fmt=output), done, total
         )
         sys.stdout.buffer.write(answer)
         sys.stdout.buffer.flush()
 
-    def _with_progress(self, run: Callable[[dict], Any]) -> Any:
-        """Calls `run`, with a bar on standard error once it takes long; the bar follows system.processes."""
+    def _with_progress(self, run: Callable[[dict], Any], done: str | None, total: int | None) -> Any:
+        """Calls `run`, with a bar on standard error once it takes long."""
         if not sys.stderr.isatty():
             return run({})
         name = f"vdx-{uuid.uuid4()}"
-        done = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(name, done), daemon=True)
+        read = f"SELECT read_rows, total_rows_approx FROM system.processes WHERE Settings['log_comment'] = '{name}' LIMIT 1"
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(done or read, total, over), daemon=True)
         watcher.start()
         try:
             return run({"log_comment": name})
         finally:
-            done.set()
+            over.set()
             watcher.join()
 
-    def _watch(self, name: str, done: threading.Event) -> None:
-        if done.wait(SLOW_SECONDS):
-            return
-        query = f"SELECT read_rows, total_rows_approx FROM system.processes WHERE Settings['log_comment'] = '{name}' LIMIT 1"
+    def _watch(self, query: str, total: int | None, over: threading.Event) -> None:
         other = self._connect()  # a client runs one query at a time
-        with tqdm(unit=" rows", unit_scale=True, leave=False) as bar:
-            while not done.wait(0.3):
-                try:
-                    rows = other.query(query).result_rows
-                except ClickHouseError:  # a user without rights on system.processes still gets the answer
-                    return
-                if rows:
-                    bar.total = max(rows[0]) or None
-                    bar.update(rows[0][0] - bar.n)
+        bar = None
+        try:
+            while not over.wait(SLOW_SECONDS if bar is None else 0.3):
+                if not (rows := other.query(query, self.parameters).result_rows):
+                    continue
+                most = total or max(rows[0]) or None
+                if bar is None:
+                    # What was done before the first look, by an earlier load, says nothing of the speed of this one.
+                    bar = tqdm(total=most, initial=rows[0][0], unit=" rows", unit_scale=True, leave=False)
+                bar.total = most
+                bar.update(rows[0][0] - bar.n)
+        except ClickHouseError:  # a user without rights on system.processes still gets the answer
+            pass
+        finally:
+            if bar is not None:
+                bar.close()
 
 
 def _without_comments(statement: str) -> str:

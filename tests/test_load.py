@@ -1,0 +1,305 @@
+"""Loading pictures: the inbox, the SQL files of the data sets, `vdx load`, and what a stop in the middle leaves."""
+
+import contextlib
+import hashlib
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import vdx
+from vdx_udf import engine, load
+from vdx_udf.install import Layout, install, stop_encoder
+from vdx_udf.load import LoadError
+from vdx_udf.tiny.pictures import draw, sample_picture
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory) -> Path:
+    """An installed prefix for `vdx` as a process of its own."""
+    folder = tmp_path_factory.mktemp("load") / "prefix"
+    list(install(Layout.embedded(folder), "vdx-tiny"))
+    yield folder
+    stop_encoder(Layout.embedded(folder))
+
+
+@pytest.fixture
+def run_file(fresh_tables, layout, capfd):
+    """Runs a data set's file in this process; returns what it printed."""
+
+    def run(name: str, **parameters: str) -> str:
+        from vdx_udf.shell import Session
+
+        path = load.dataset_files(layout.sql)[name]
+        session = Session(
+            lambda: engine.connect_embedded(layout.state), load.complete(path, parameters), "TabSeparatedWithNames"
+        )
+        capfd.readouterr()
+        load.run(session, path)
+        return capfd.readouterr().out
+
+    return run
+
+
+def encoded(client) -> int:
+    """How many pictures the encoder has computed since it started, texts included."""
+    info = client.query("SELECT encoder_info()").result_rows[0][0]
+    return int(info["rows_served"]) - int(info["cache_hits"])
+
+
+def png(rng: np.random.Generator, path: Path) -> bytes:
+    draw(sample_picture(rng)).save(path)
+    return path.read_bytes()
+
+
+# The inbox
+
+
+def test_the_inbox_embeds_once_and_remembers_how(fresh_tables, drawn):
+    client, (folder, _) = fresh_tables, drawn
+    again = f"INSERT INTO inbox (source, bytes) SELECT _path, raw_blob FROM file('{folder}/000*.png', RawBLOB)"
+    client.command(again)
+    (info,) = client.query("SELECT encoder_info()").result_rows[0]
+    served = info["rows_served"]
+    assert info["preprocessing"] == (
+        "64x64 shortest bicubic, mean 0.5000 0.5000 0.5000, std 0.2500 0.2500 0.2500, jpeg scale 2"
+    )
+    assert client.query("SELECT model, weights_hash, preprocessing, count() FROM images GROUP BY ALL").result_rows == [
+        ("vdx-tiny", info["weights_hash"], info["preprocessing"], 10)
+    ]
+    wanted = {str(folder / f"000{n}.png"): hashlib.sha256((folder / f"000{n}.png").read_bytes()).hexdigest() for n in range(10)}
+    assert dict(client.query("SELECT source, lower(hex(content_hash)) FROM images").result_rows) == wanted
+    client.command(again)
+    assert client.query("SELECT count() FROM images").result_rows == [(10,)]
+    assert client.query("SELECT encoder_info()['rows_served']").result_rows == [(served,)]
+
+
+def test_a_picture_known_under_another_name_is_not_embedded_again(fresh_tables, layout, drawn):
+    client, content = fresh_tables, (drawn[0] / "0004.png").read_bytes()
+    client.command("INSERT INTO inbox (source, bytes) VALUES ('first', {b:String})", {"b": content})
+    stop_encoder(layout)  # and with it the encoder's own cache
+    client.command(
+        "INSERT INTO inbox (source, dataset, bytes) VALUES ('second', '', {b:String}), ('third', 'other', {b:String})",
+        {"b": content},
+    )
+    assert client.query("SELECT count(), uniqExact(vector), uniqExact(id) FROM images").result_rows == [(3, 1, 3)]
+    assert encoded(client) == 0
+
+
+def test_what_looks_like_a_path_or_a_url_is_only_read_as_a_source(fresh_tables, drawn):
+    """A short text file must not make the encoder open another file."""
+    client, picture = fresh_tables, str(drawn[0] / "0001.png")
+    client.command(
+        "INSERT INTO inbox (source, bytes) VALUES ('a', {p:String}), ('b', 'http://127.0.0.1:1/x.png')", {"p": picture}
+    )
+    assert client.query("SELECT count() FROM images").result_rows == [(0,)]
+    errors = dict(client.query("SELECT source, error FROM rejects").result_rows)
+    assert errors.keys() == {"a", "b"}
+    assert all(error.startswith("not a picture: b'") for error in errors.values())
+    client.command(
+        "INSERT INTO inbox (source) VALUES ({p:String}), ('/no/such.png'), ('http://127.0.0.1:1/x.png')", {"p": picture}
+    )
+    assert client.query("SELECT source FROM images").result_rows == [(picture,)]
+    errors = dict(client.query("SELECT source, error FROM rejects WHERE source LIKE '%/%'").result_rows)
+    assert errors["/no/such.png"] == "'/no/such.png' cannot be read: No such file or directory"
+    assert "URLs are switched off" in errors["http://127.0.0.1:1/x.png"]
+
+
+def test_vectors_of_another_model_are_not_compared(loaded):
+    loaded.command(
+        "INSERT INTO images (source, dataset, model, weights_hash, vector)"
+        " SELECT 'x', 'old', 'ViT-B-32/openai', 'abc', encode_text('a')"
+    )
+    wanted = (
+        r"images holds 1 vectors of ViT-B-32/openai \(weights abc\), but the encoder runs vdx-tiny \(weights \w+\), and vectors of"
+        r" different models do not compare: install the other model with vdx install, or load the pictures again and DELETE FROM"
+        r" images WHERE weights_hash != '(\w+)'"
+    )
+    ((one,),) = loaded.query("SELECT id FROM images WHERE dataset = 'rare' LIMIT 1").result_rows
+    for search in (
+        "search_text(query = 'a', k = 3)", "search_vector(vector = (SELECT encode_text('a')), k = 3)",
+        f"search_id(image_id = {one}, k = 3)", "search_text_excluding(query = 'a', exclude = [], k = 3)",
+        "search_text_where(query = 'a', dataset = '', attribute = '', value = '', k = 3)",
+        "zero_shot(labels = ['a', 'b'], template_set = 'default')",
+    ):  # fmt: skip
+        with pytest.raises(Exception, match=wanted) as caught:
+            loaded.query(f"SELECT * FROM {search}")
+    from vdx_udf.errors import readable
+
+    assert readable(caught.value).startswith("images holds 1 vectors of ViT-B-32/openai")
+    assert readable(caught.value).endswith("'")
+    loaded.command("DELETE FROM images WHERE weights_hash = 'abc'")
+    assert len(loaded.query("SELECT * FROM search_text(query = 'a', k = 3)").result_rows) == 3
+
+
+def test_vectors_whose_weights_nobody_noted_compare_by_their_models_name(loaded):
+    loaded.command("INSERT INTO images (source, dataset, model, vector) SELECT 'x', 'imported', 'vdx-tiny', encode_text('a')")
+    assert len(loaded.query("SELECT * FROM search_text(query = 'a', k = 3)").result_rows) == 3
+    loaded.command("INSERT INTO images (source, dataset, vector) SELECT 'y', 'imported', encode_text('a')")
+    with pytest.raises(Exception, match=r"images holds 1 vectors of a model that is not named \(weights unknown\)"):
+        loaded.query("SELECT * FROM search_text(query = 'a', k = 3)")
+
+
+# A folder
+
+
+def test_a_folder_is_loaded_again_for_what_is_new_or_changed(run_file, fresh_tables, tmp_path):
+    client, rng = fresh_tables, np.random.default_rng(11)
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for n in range(30):
+        png(rng, tmp_path / ("deep/er" if n % 3 == 0 else "") / f"{n}.png")
+    shutil.copy(tmp_path / "1.png", tmp_path / "copy.PNG")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing more")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "notes.txt").write_text("not asked for")
+    first = run_file("folder", path=str(tmp_path), dataset="mine").splitlines()
+    assert first[:2] == ["inputs\timages\trejects\tmissing", "33\t31\t2\t0"]
+    assert first[2] == "error\tpictures"
+    assert len(first) == 5
+    assert first[4] == "the picture is empty (0 bytes)\t1"
+    assert client.query("SELECT images, images_without_index FROM index_status").result_rows == [(31, 0)]
+    before = encoded(client)
+    again = run_file("folder", path=str(tmp_path), dataset="mine").splitlines()
+    assert again == first
+    assert encoded(client) == before
+    # One new, one changed, one mended, one broken.
+    png(rng, tmp_path / "new.png")
+    changed, mended = png(rng, tmp_path / "1.png"), png(rng, tmp_path / "broken.jpg")
+    (tmp_path / "2.png").write_bytes(b"no more")
+    third = run_file("folder", path=str(tmp_path), dataset="mine").splitlines()
+    assert third[1] == "34\t32\t2\t0"
+    assert encoded(client) == before + 3
+    assert client.query("SELECT count(), uniqExact(source), uniqExact(id) FROM images").result_rows == [(32, 32, 32)]
+    rows = dict(client.query("SELECT source, vector FROM images").result_rows)
+    for name, content in (("1.png", changed), ("broken.jpg", mended)):
+        direct = client.query("SELECT encode_image({b:String})", {"b": content}).result_rows[0][0]
+        assert np.allclose(rows[str(tmp_path / name)], direct, atol=1e-6)
+    assert {Path(row[0]).name for row in client.query("SELECT source FROM rejects").result_rows} == {"2.png", "empty.jpg"}
+    assert client.query("SELECT count() FROM superseded").result_rows == [(0,)]
+
+
+def test_a_glob_and_a_second_folder_join_the_data_set(run_file, fresh_tables, tmp_path):
+    rng = np.random.default_rng(12)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for n in range(3):
+            png(rng, tmp_path / folder / f"{n}.png")
+    assert run_file("folder", path=f"{tmp_path}/a/{{0,2}}.png").splitlines()[1] == "2\t2\t0\t0"
+    assert run_file("folder", path=f"{tmp_path}/b").splitlines()[1] == "3\t3\t0\t0"
+    assert fresh_tables.query("SELECT dataset, count() FROM images GROUP BY dataset").result_rows == [("folder", 5)]
+
+
+def test_nothing_to_load_is_an_error(run_file, tmp_path):
+    with pytest.raises(Exception, match=f"no pictures: nothing matches {tmp_path}/"):
+        run_file("folder", path=str(tmp_path))
+
+
+def test_parameters_are_checked_before_anything_runs(layout):
+    path = load.dataset_files(layout.sql)["folder"]
+    assert load.complete(path, {"path": "/x"}) == {"path": "/x", "dataset": "folder"}
+    with pytest.raises(LoadError, match=r"folder.sql needs --param path; it takes path: a folder, or a glob"):
+        load.complete(path, {})
+    with pytest.raises(LoadError, match=r"folder.sql has no parameter dateset; it takes path: .*default folder"):
+        load.complete(path, {"path": "/x", "dateset": "y"})
+
+
+# Ten thousand pictures, three hundred of them broken
+
+
+def _png_of(width: int, height: int) -> bytes:
+    """A PNG whose header claims this size; its one data chunk is empty."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def _jpeg() -> bytes:
+    buffer = io.BytesIO()
+    draw(sample_picture(np.random.default_rng(1))).convert("RGB").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def broken_in_ten_ways(good: bytes) -> dict[str, bytes]:
+    """What is wrong: a file of that kind. `good` is a PNG."""
+    tiff = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(tiff, "TIFF", compression="tiff_lzw")
+    return {
+        "empty": b"",
+        "text": b"<html><body>404 Not Found</body></html>",
+        "another format": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n",
+        "random bytes": random.Random(3).randbytes(3000),
+        "cut off": good[: len(good) // 2],
+        "a JPEG's head alone": _jpeg()[:300],
+        "a bit flipped": good[:60] + bytes([good[60] ^ 0xFF]) + good[61:],
+        "a bomb": _png_of(60_000, 60_000),
+        "a line": _png_of(8_000, 1),
+        "a damaged TIFF": tiff.getvalue()[:-40],
+    }
+
+
+def test_ten_thousand_pictures_of_which_three_percent_are_broken(run_file, fresh_tables, tmp_path):
+    rng = np.random.default_rng(13)
+    contents = [png(rng, tmp_path / f"{n:05}.png") for n in range(0, 9_700, 10)]
+    for n in range(9_700):  # ten to one with a byte of their own behind the picture: other files to every hash, quick to write
+        (tmp_path / f"{n:05}.png").write_bytes(contents[n // 10] + n.to_bytes(2, "big"))
+    for kind, content in broken_in_ten_ways(contents[0]).items():
+        for n in range(30):
+            (tmp_path / f"{kind.replace(' ', '-')}-{n}.png").write_bytes(content + (bytes([n]) if content else b""))
+    assert run_file("folder", path=str(tmp_path)).splitlines()[1] == "10000\t9700\t300\t0"
+    assert fresh_tables.query("SELECT count(), uniqExact(source) FROM images").result_rows == [(9700, 9700)]
+    reasons: dict[str, set[str]] = {}
+    for source, error in fresh_tables.query("SELECT source, error FROM rejects").result_rows:
+        reasons.setdefault(Path(source).stem.rpartition("-")[0].replace("-", " "), set()).add(error)
+    assert reasons.keys() == broken_in_ten_ways(contents[0]).keys()
+    # Every kind has reasons of its own.
+    assert len(set.union(*reasons.values())) == sum(map(len, reasons.values())) >= 10
+
+
+# A stop in the middle
+
+
+def test_kill_in_the_middle_twenty_times(prefix, tmp_path):
+    """SIGKILL at a random moment of a load, of the whole process group, every third time of the encoder too."""
+    rng, moments = np.random.default_rng(14), random.Random(5)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for n in range(1_500):
+        png(rng, pictures / f"{n:04}.png")
+    for n in range(15):
+        (pictures / f"bad-{n}.png").write_bytes(b"bad" + bytes([n]))
+    command = [sys.executable, "-m", "vdx_udf", "load", "folder", pictures, "--prefix", prefix, "--param", "dataset=killed"]
+    interrupted = 0
+    for attempt in range(20):
+        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(0.5, 6))
+        interrupted += process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        lock = prefix / "run" / "encoder.lock"
+        if attempt % 3 == 2 and lock.exists():
+            with contextlib.suppress(ValueError, ProcessLookupError):  # not started, or gone
+                os.kill(int(lock.read_text()), signal.SIGKILL)
+        if attempt == 9:  # so that all of it happens again
+            vdx("sql", "--prefix", prefix, "-q", "TRUNCATE TABLE images; TRUNCATE TABLE rejects")
+    done = vdx(*command[3:])
+    assert done.stdout.splitlines()[1] == "1515\t1500\t15\t0"
+    assert interrupted >= 10
+    everything = "SELECT count(), uniqExact(source), uniqExact(id), countIf(length(vector) = 512) FROM images"
+    assert vdx("sql", "--prefix", prefix, "-q", everything).stdout.split() == ["1500"] * 4
+    assert vdx("sql", "--prefix", prefix, "-q", "SELECT count(), uniqExact(source) FROM rejects").stdout.split() == ["15"] * 2
+    status = vdx("sql", "--prefix", prefix, "-q", "SELECT images_without_index FROM index_status").stdout.split()
+    assert status == ["0"]
