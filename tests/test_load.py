@@ -177,7 +177,7 @@ def test_a_folder_is_loaded_again_for_what_is_new_or_changed(run_file, fresh_tab
     (tmp_path / "2.png").write_bytes(b"no more")
     third = run_file("folder", path=str(tmp_path), dataset="mine").splitlines()
     assert third[1] == "34\t32\t2\t0"
-    assert encoded(client) == before + 3
+    assert encoded(client) == before + 4  # the broken one was tried
     assert client.query("SELECT count(), uniqExact(source), uniqExact(id) FROM images").result_rows == [(32, 32, 32)]
     rows = dict(client.query("SELECT source, vector FROM images").result_rows)
     for name, content in (("1.png", changed), ("broken.jpg", mended)):
