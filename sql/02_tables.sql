@@ -40,6 +40,17 @@ CREATE TABLE IF NOT EXISTS rejects
 )
 ENGINE = ReplacingMergeTree(rejected_at) ORDER BY id;
 
+-- inputs: the pictures that a load found, noted before it embeds them.
+-- Example: SELECT dataset, count() FROM inputs FINAL GROUP BY dataset
+CREATE TABLE IF NOT EXISTS inputs
+(
+    id UInt64 DEFAULT sipHash64(dataset, source),
+    source String,
+    dataset LowCardinality(String),
+    seen_at DateTime64(3) DEFAULT now64(3)
+)
+ENGINE = ReplacingMergeTree(seen_at) ORDER BY (dataset, id);
+
 -- inbox: insert pictures here; each becomes a row of images or of rejects. `bytes` is the picture's content; where it is
 -- empty, source is a path or URL that the encoder reads. What is already there, by source, content and model, is passed over.
 -- Example: INSERT INTO inbox (dataset, source, bytes) SELECT 'holiday', _path, raw_blob FROM file('holiday/*.jpg', RawBLOB)
@@ -136,6 +147,43 @@ FROM
     )
 )
 WHERE at < last OR (stands_in = 'images' AND at < last_reject) OR (stands_in = 'rejects' AND at < last_image);
+
+-- load_report(dataset): a data set's inputs, how many of them became images of the encoder's model and how many rejects,
+-- and the rejects by reason. An error where inputs are not images + rejects.
+-- Example: SELECT * FROM load_report(dataset = 'holiday')
+CREATE OR REPLACE VIEW load_report AS
+WITH (
+    SELECT (count(), countIf(is_image), countIf(is_reject))
+    FROM
+    (
+        SELECT
+            id IN (
+                SELECT id FROM images
+                WHERE dataset = {dataset:String} AND weights_hash = (SELECT encoder_info()['weights_hash'])) AS is_image,
+            id IN (SELECT id FROM rejects WHERE dataset = {dataset:String}) AS is_reject
+        FROM inputs FINAL
+        WHERE dataset = {dataset:String}
+    )
+) AS counted
+SELECT what, pictures
+FROM
+(
+    SELECT arrayJoin([(1, 'inputs', counted.1), (2, 'images', counted.2), (3, 'rejects', counted.3)]) AS line,
+        line.1 AS place, line.2 AS what, line.3 AS pictures
+    UNION ALL
+    SELECT (0, '', 0), 4, concat('rejected: ', error), count() FROM rejects FINAL WHERE dataset = {dataset:String} GROUP BY error
+)
+WHERE NOT throwIf(counted.1 != counted.2 + counted.3, format(
+    'of {} inputs {} are images and {} rejects, so some are missing: run the load again',
+    toString(counted.1), toString(counted.2), toString(counted.3)))
+ORDER BY place, pictures DESC, what;
+
+-- portable: what travels of an image, for Parquet: INSERT INTO FUNCTION file(...), s3(...) or url(...).
+-- Example: SELECT * FROM portable LIMIT 1
+CREATE OR REPLACE VIEW portable AS
+SELECT id, source, dataset, model::String AS model, weights_hash::String AS weights_hash, preprocessing::String AS preprocessing,
+    content_hash, vector, caption, CAST(attributes, 'Map(String, String)') AS attributes, size
+FROM images;
 
 -- index_status: each data set's images, how many of them no vector index covers yet (they are searched one by one), and
 -- the bytes of rows and index on disk.

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vdx_udf import engine
+from vdx_udf import engine, load
 from vdx_udf.install import Layout, install, stop_encoder
+from vdx_udf.shell import Session
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 
@@ -41,9 +42,25 @@ def clip():
 @pytest.fixture
 def fresh_tables(client):
     """Empties the tables, so that a test sees only its own rows."""
-    for table in ("images", "rejects", "labels", "classifiers"):
+    for table in ("images", "rejects", "inputs", "labels", "classifiers"):
         client.command(f"TRUNCATE TABLE {table}")
     return client
+
+
+@pytest.fixture
+def run_file(fresh_tables, layout, capfd):
+    """Runs a data set's file in this process; returns what it printed."""
+
+    def run(name: str, **parameters: str) -> str:
+        path = load.dataset_files(layout.sql)[name]
+        session = Session(
+            lambda: engine.connect_embedded(layout.state), load.complete(path, parameters), "TabSeparatedWithNames"
+        )
+        capfd.readouterr()
+        load.run(session, path)
+        return capfd.readouterr().out
+
+    return run
 
 
 PICTURES = 300

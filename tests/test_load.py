@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import vdx
-from vdx_udf import engine, load
+from vdx_udf import load
 from vdx_udf.install import Layout, install, stop_encoder
 from vdx_udf.load import LoadError
 from vdx_udf.tiny.pictures import draw, sample_picture
@@ -30,24 +30,6 @@ def prefix(tmp_path_factory) -> Path:
     list(install(Layout.embedded(folder), "vdx-tiny"))
     yield folder
     stop_encoder(Layout.embedded(folder))
-
-
-@pytest.fixture
-def run_file(fresh_tables, layout, capfd):
-    """Runs a data set's file in this process; returns what it printed."""
-
-    def run(name: str, **parameters: str) -> str:
-        from vdx_udf.shell import Session
-
-        path = load.dataset_files(layout.sql)[name]
-        session = Session(
-            lambda: engine.connect_embedded(layout.state), load.complete(path, parameters), "TabSeparatedWithNames"
-        )
-        capfd.readouterr()
-        load.run(session, path)
-        return capfd.readouterr().out
-
-    return run
 
 
 def encoded(client) -> int:

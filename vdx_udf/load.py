@@ -38,11 +38,11 @@ class Step:
 
 
 @dataclass
-class Group:
-    """Steps that run once, or once for each row of `each`."""
+class Loop:
+    """Steps and inner loops that run once for each row of `each`; the file itself is one that runs once."""
 
     each: str | None = None
-    steps: list[Step] = field(default_factory=list)
+    body: list["Step | Loop"] = field(default_factory=list)
 
 
 def dataset_files(folder: Path) -> dict[str, Path]:
@@ -60,18 +60,22 @@ def _declared(path: Path) -> Iterator[tuple[str, str | None, str]]:
         yield match.groups()
 
 
-def groups_of(path: Path) -> list[Group]:
+def steps_of(path: Path) -> Loop:
     """The file's statements with what its comments say about them."""
-    groups = [Group()]
+    open_loops = [Loop()]
     for statement in statements_of(path):
         step = Step(statement)
         for kind, query in _DIRECTIVE.findall(statement):
-            if kind in ("rows", "done"):
-                setattr(step, kind, query)
+            if kind == "for each":
+                loop = Loop(query)
+                open_loops[-1].body.append(loop)
+                open_loops.append(loop)
+            elif kind == "end":
+                open_loops.pop()
             else:
-                groups.append(Group(query or None))
-        groups[-1].steps.append(step)
-    return groups
+                setattr(step, kind, query)
+        open_loops[-1].body.append(step)
+    return open_loops[0]
 
 
 def complete(path: Path, given: dict[str, str]) -> dict[str, str]:
@@ -90,16 +94,20 @@ def complete(path: Path, given: dict[str, str]) -> dict[str, str]:
 
 def run(session: Session, path: Path) -> None:
     """Runs the file with the session's parameters; what its queries answer is printed. Raises ClickHouse's errors."""
-    base = session.parameters
-    try:
-        for group in groups_of(path):
-            for row in _rows(session, group.each) if group.each else [{}]:
-                session.parameters = base | row
-                for step in group.steps:
-                    total = session.client.query(step.rows, session.parameters).result_rows[0][0] if step.rows else None
-                    session.run(step.statement, step.done, total)
-    finally:
-        session.parameters = base
+    _run(session, steps_of(path))
+
+
+def _run(session: Session, loop: Loop) -> None:
+    outer = session.parameters
+    for row in _rows(session, loop.each) if loop.each else [{}]:
+        session.parameters = outer | row
+        for step in loop.body:
+            if isinstance(step, Loop):
+                _run(session, step)
+            else:
+                total = session.client.query(step.rows, session.parameters).result_rows[0][0] if step.rows else None
+                session.run(step.statement, step.done, total)
+    session.parameters = outer
 
 
 def _rows(session: Session, query: str) -> list[dict[str, str]]:

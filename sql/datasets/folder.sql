@@ -13,11 +13,14 @@ SELECT throwIf(count() = 0, concat('no pictures: nothing matches ', vdx_pictures
 FROM file(vdx_pictures({path:String}), One)
 FORMAT Null;
 
+INSERT INTO inputs (dataset, source)
+SELECT {dataset:String}, _path FROM file(vdx_pictures({path:String}), One);
+
 -- Until all is in, merges write no vector index, so that it is built once.
 ALTER TABLE images MODIFY SETTING materialize_skip_indexes_on_merge = 0;
 
 -- A block of rows is what is read, embedded and stored at a time: it bounds memory, and what a stop can lose.
--- rows: SELECT count() FROM file(vdx_pictures({path:String}), One)
+-- rows: SELECT count() FROM inputs FINAL WHERE dataset = {dataset:String}
 -- done: SELECT sum(n) FROM (SELECT count() AS n FROM images WHERE dataset = {dataset:String} UNION ALL SELECT count() FROM rejects WHERE dataset = {dataset:String})
 INSERT INTO inbox (dataset, source, bytes)
 SELECT {dataset:String}, _path, raw_blob FROM file(vdx_pictures({path:String}), RawBLOB)
@@ -26,7 +29,7 @@ SELECT {dataset:String}, _path, '' FROM file(vdx_pictures({path:String}), One) W
 SETTINGS max_threads = 4, min_insert_block_size_rows = 1024, min_insert_block_size_bytes = 67108864,
     materialize_skip_indexes_on_insert = 0;
 
--- Files that changed since they were loaded: the newer row counts.
+-- Pictures that changed since they were loaded: the newer row counts.
 DELETE FROM images WHERE (id, loaded_at) IN
     (SELECT id, at FROM superseded WHERE dataset = {dataset:String} AND stands_in = 'images');
 DELETE FROM rejects WHERE (id, rejected_at) IN
@@ -41,17 +44,4 @@ IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
 SETTINGS mutations_sync = 1;
 -- end
 
--- Every file is an image or a reject; anything else is an error.
-WITH (SELECT encoder_info()['weights_hash']) AS hash
-SELECT count() AS inputs, countIf(is_image) AS images, countIf(is_reject) AS rejects,
-    throwIf(inputs != images + rejects, 'some files are neither in images nor in rejects: run the load again') AS missing
-FROM
-(
-    SELECT
-        sipHash64({dataset:String}, _path) AS id,
-        id IN (SELECT id FROM images WHERE dataset = {dataset:String} AND weights_hash = hash) AS is_image,
-        id IN (SELECT id FROM rejects WHERE dataset = {dataset:String}) AS is_reject
-    FROM file(vdx_pictures({path:String}), One)
-);
-
-SELECT error, count() AS pictures FROM rejects WHERE dataset = {dataset:String} GROUP BY error ORDER BY pictures DESC, error LIMIT 20;
+SELECT * FROM load_report(dataset = {dataset:String});
