@@ -23,11 +23,11 @@ UGLY = (
 
 
 def laion_shard(
-    folder: Path, number: int, images: np.ndarray, texts: np.ndarray, captions: list[str], nested: bool
+    folder: Path, number: int, images: np.ndarray, texts: np.ndarray, captions: list[str], nested: bool, ugly: tuple = UGLY
 ) -> pa.Table:
     """One shard: img_emb_N.npy and text_emb_N.npy (float16), metadata_N.parquet; returns the metadata that was written.
 
-    Every third caption is one of UGLY; URLs repeat, some columns hold NULL, `key` is not unique.
+    Every third caption is one of `ugly`, if there are any; URLs repeat, some columns hold NULL, `key` is not unique.
     """
     places = {name: folder / name if nested else folder for name in ("img_emb", "text_emb", "metadata")}
     for place in places.values():
@@ -38,7 +38,9 @@ def laion_shard(
     table = pa.table(
         {
             "image_path": [f"{number:05}{row:04}" for row in rows],
-            "caption": pa.array([UGLY[row // 3 % len(UGLY)] if row % 3 == 2 else captions[row] for row in rows], pa.string()),
+            "caption": pa.array(
+                [ugly[row // 3 % len(ugly)] if ugly and row % 3 == 2 else captions[row] for row in rows], pa.string()
+            ),
             "NSFW": pa.array([None if row % 11 == 5 else ("UNLIKELY", "UNSURE", "NSFW")[row % 3] for row in rows], pa.string()),
             "similarity": pa.array([0.3 + row / 1000 for row in rows], pa.float64()),
             "LICENSE": ["?"] * len(rows),

@@ -12,16 +12,28 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import urllib3
+from moto.server import ThreadedMotoServer
 
 from tests import stand_ins
 from tests.conftest import vdx
 from tests.stand_ins import IMAGENETTE, laion_shard, photo_id
+from tests.test_sql import documented
 from vdx_udf.install import Layout, install, stop_encoder
 from vdx_udf.tiny.pictures import draw
 
 
 def plan_of(client, query: str) -> str:
     return "\n".join(row[0] for row in client.query(f"EXPLAIN indexes = 1 {query}").result_rows)
+
+
+def run_examples(client, name: str, **replaced: str) -> None:
+    """Every object's own example, with other names in place of the documented ones."""
+    found = documented(f"datasets/{name}.sql")
+    for _, made, comment in found:
+        example = comment.partition("Example: ")[2]
+        for documented_as, here in replaced.items():
+            example = example.replace({"picture": "/pictures/query.png", "folder": "/data/laion"}[documented_as], here)
+        assert client.query(example).column_names, made
 
 
 def nearest(matrix: np.ndarray, query: list[float], k: int) -> list[int]:
@@ -83,6 +95,7 @@ def test_laion_is_searched_by_text_and_picture_with_and_without_its_indexes(laio
         brute = client.query(query + " SETTINGS use_skip_indexes = 0").result_rows
         assert len({row[0] for row in brute} & set(wanted)) >= 9  # float16 against float32: the last may change places
         assert [row[1] for row in brute] == sorted(row[1] for row in brute)
+    run_examples(client, "laion", picture=str(picture), folder=str(tmp_path))
     # The published forms: a parameter as target, the function inline.
     target = client.query("SELECT encode_text('a blue star')").result_rows[0][0]
     inline = "SELECT url, caption FROM laion ORDER BY cosineDistance(text_embedding, {}) LIMIT 10"
@@ -296,6 +309,7 @@ def test_unsplash_from_files_and_every_published_query(run_file, fresh_tables, t
     keywords = client.query(f"SELECT * FROM unsplash_keywords(photo_id = '{chosen}', k = 10)").result_rows
     assert keywords == sorted(wanted, key=lambda row: (-row[2], row[1]))
     assert client.query("SELECT dataset, images, images_without_index FROM index_status").result_rows == [("unsplash", 58, 0)]
+    run_examples(client, "unsplash")
     with pytest.raises(Exception, match="unsplash_similar: no photo has this photo_id"):
         client.query("SELECT * FROM unsplash_similar(photo_id = 'nobody', k = 3)")
 
@@ -345,6 +359,7 @@ def test_imagenette_by_picture_by_text_and_its_accuracies(run_file, fresh_tables
     }
     assert counts == {(split, name): n - (split == "train" and name == "tench")
                       for split, n in (("train", 12), ("val", 5)) for name, _ in IMAGENETTE.values()}  # fmt: skip
+    run_examples(client, "imagenette")
     # By picture and by text: the published top-k of a class's own.
     query = next((folder / "val" / "n02979186").iterdir())
     classes = client.query(
@@ -449,8 +464,7 @@ def test_pictures_from_the_web_and_from_tables(fresh_tables, web, tmp_path):
 
 
 def test_pictures_from_a_bucket(fresh_tables, drawn):
-    moto = pytest.importorskip("moto.server", reason="moto, which stands in for S3, is not installed")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     try:
         place = f"http://127.0.0.1:{server.get_host_and_port()[1]}/pictures"

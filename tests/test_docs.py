@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_sql import documented
-from vdx_udf import contract, settings
+from tests.test_sql import documented, states_its_purpose
+from vdx_udf import contract, load, settings
+from vdx_udf.bundle import bundle_folder
 from vdx_udf.cli import main
 from vdx_udf.engine import split_statements
 
@@ -57,6 +58,28 @@ def test_every_sql_object_is_listed():
     assert listed == {name for _, name, _ in documented()}
 
 
+DATASETS = load.dataset_files(bundle_folder("sql"))
+
+
+def test_every_data_set_has_its_row():
+    section = README.partition("## Data sets")[2].partition("\n## ")[0]
+    rows = {
+        line.split("`")[1]: line for line in section.splitlines() if line.startswith("| `") and not line.startswith("| `NAME")
+    }
+    assert rows.keys() == DATASETS.keys()
+    for name, path in DATASETS.items():
+        assert re.findall(r"`(\w+)`", rows[name].split("|")[3]) == [p for p in load.parameters_of(path) if p != "path"]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_object_of_a_data_set_states_its_purpose_and_is_listed(name):
+    section = README.partition("## Data sets")[2].partition("\n## ")[0]
+    for _, made, comment in documented(f"datasets/{name}.sql"):
+        assert states_its_purpose(made, comment), made
+        assert "Example: " in comment, made  # tests/test_datasets.py runs it
+        assert f"`{made}`" in section
+
+
 def test_every_command_and_setting_is_listed():
     section = README.partition("## Commands")[2].partition("\n## ")[0]
     assert set(re.findall(r"`vdx (\w+)`", section)) == set(main.commands)
@@ -74,8 +97,9 @@ def test_precisions_and_defaults_are_the_settings():
     assert f"the last {settings.LABEL_SETS} sets of labels" in README
 
 
-def test_the_speed_table_is_the_benchmarks():
-    assert (ROOT / "tests" / "benchmarks" / "results" / "speed.md").read_text() in README
+@pytest.mark.parametrize("name", ["speed", "laion"])
+def test_the_tables_are_the_benchmarks(name):
+    assert (ROOT / "tests" / "benchmarks" / "results" / f"{name}.md").read_text() in README
 
 
 def test_the_models_figures_are_those_of_its_training_log():

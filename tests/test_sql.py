@@ -229,10 +229,10 @@ def test_refining_without_a_start_or_labels_says_what_to_do(loaded):
 CREATED = re.compile(r"^CREATE (?:OR REPLACE )?(?:MATERIALIZED )?(FUNCTION|TABLE|VIEW) (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 
 
-def documented() -> list[tuple[str, str, str]]:
-    """(kind, name, the comment above it) of every object that the SQL files create."""
+def documented(place: str = "") -> list[tuple[str, str, str]]:
+    """(kind, name, the comment above it) of every object that the SQL files of a folder, or one file, create."""
     found = []
-    for path in engine.sql_files(bundle_folder("sql")):
+    for path in engine.sql_files(bundle_folder("sql") / place):
         text = path.read_text()
         for match in CREATED.finditer(text):
             comment = []
@@ -244,9 +244,13 @@ def documented() -> list[tuple[str, str, str]]:
     return found
 
 
+def states_its_purpose(name: str, comment: str) -> bool:
+    return bool(re.match(rf"{name}(\([\w, ]*\))?: [A-Za-z].*[.:]", comment.replace("\n", " ")))
+
+
 @pytest.mark.parametrize(("kind", "name", "comment"), documented(), ids=lambda value: value if value.isidentifier() else "")
 def test_every_object_states_its_purpose_and_its_example_runs(loaded, places, kind, name, comment, layout, tmp_path):
-    assert re.match(rf"{name}(\([\w, ]*\))?: [A-Za-z].*[.:]", comment.replace("\n", " ")), comment
+    assert states_its_purpose(name, comment), comment
     _, _, example = comment.partition("Example: ")
     if name == "embedded" or name.startswith(("inbox_", "embedded_")):  # fed by inserts into inbox, never called by name
         return

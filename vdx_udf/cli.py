@@ -195,6 +195,34 @@ def sql(prefix, url, query: str | None, files: tuple[Path, ...], parameters: tup
 
 
 @main.command()
+@_target
+@click.option("-q", "--query", required=True, help="Its first column is the picture: bytes, a path or a URL.")
+@click.option("-o", "--output", type=PATH, default=Path("grid.png"), show_default=True)
+@click.option("--columns", type=click.IntRange(min=1), default=5, show_default=True, help="Thumbnails in a row.")
+@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="Value of {NAME:Type}; repeatable.")
+@click.option("--fetch", is_flag=True, help="Fetch pictures that are http(s) URLs.")
+def grid(prefix, url, query: str, output: Path, columns: int, parameters: tuple[str, ...], fetch: bool) -> None:
+    """Show what a query finds: its pictures as a contact sheet."""
+    from vdx_udf.grid import grid as draw
+    from vdx_udf.grid import through_sql
+    from vdx_udf.image import ImageError, ImageSource
+    from vdx_udf.shell import parse_parameter
+
+    client = _client(prefix, url)
+    here = ImageSource((Path("/"),), fetch)
+
+    def read(value: bytes) -> bytes:
+        if b"://" not in value:
+            return through_sql(client)(value) if url else here.read(value)
+        if not fetch:
+            raise ImageError("a URL: --fetch shows it")
+        return here.read(value)
+
+    count = draw(client, query, dict(map(parse_parameter, parameters)), read, output, columns)
+    click.echo(f"{count} pictures: {output}")
+
+
+@main.command()
 @click.argument("name")
 @click.argument("place", metavar="PATH", required=False)
 @_target

@@ -12,10 +12,11 @@ from typing import Any
 
 import click
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from vdx_udf import engine
-from vdx_udf.contact_sheet import contact_sheet
+from vdx_udf.contact_sheet import Cell, contact_sheet
 from vdx_udf.errors import VdxError
 from vdx_udf.install import Layout, install, stop_encoder
 from vdx_udf.tiny.pictures import ATTRIBUTES, VALUES, Picture, draw, pair, sample_picture
@@ -68,7 +69,8 @@ class Demo:
 
     def sheet(self, name: str, title: str, rows: list[tuple]) -> None:
         """A contact sheet of (source, text, mark) rows."""
-        path = contact_sheet(title, [(Path(source), text, mark) for source, text, mark in rows], self.output / f"{name}.png")
+        cells = [Cell(Image.open(source), text, mark) for source, text, mark in rows]
+        path = contact_sheet(title, cells, self.output / f"{name}.png")
         self.report["pictures"].append(str(path))
         click.echo(f"picture: {path}")
 

@@ -1,5 +1,7 @@
 """`vdx sql`: runs statements, shows their rows and the progress of long ones, and reads them from a prompt."""
 
+import ast
+import contextlib
 import re
 import sys
 import threading
@@ -26,11 +28,14 @@ def default_format() -> str:
     return "PrettyCompact" if sys.stdout.isatty() else "TabSeparated"
 
 
-def parse_parameter(text: str) -> tuple[str, str]:
-    """`name=value`. Raises click.UsageError for anything else."""
+def parse_parameter(text: str) -> tuple[str, str | list]:
+    """`name=value`, where a value in brackets is an array. Raises click.UsageError for anything else."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise click.UsageError(f"--param takes NAME=VALUE, not {text!r}")
+    if value.startswith("["):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return name, ast.literal_eval(value)
     return name, value
 
 

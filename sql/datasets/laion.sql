@@ -106,7 +106,7 @@ DELETE FROM laion WHERE shard = {shard:UInt32} AND model = {model:String};
 TRUNCATE TABLE laion_loading;
 
 -- One thread: with more, PASTE JOIN now and then put vectors beside other rows (ClickHouse 26.9). Small blocks and no
--- memory-mapped files: under 0.8 GB, however long a shard is.
+-- memory-mapped files keep it within 0.9 GB, however long a shard is.
 -- rows: SELECT count() FROM file({image_file:String}, Npy)
 -- done: SELECT count() FROM laion_loading
 INSERT INTO laion_loading (id, url, caption, NSFW, similarity, image_embedding, text_embedding, shard, model)
@@ -116,8 +116,8 @@ PASTE JOIN file({image_file:String}, Npy) AS images
 PASTE JOIN file({text_file:String}, Npy) AS texts
 -- One number that is not finite would keep the whole part from its index.
 WHERE isFinite(dotProduct(images.array, images.array)) AND isFinite(dotProduct(texts.array, texts.array))
-SETTINGS max_threads = 1, input_format_parquet_preserve_order = 1, storage_file_read_method = 'pread', max_block_size = 8192,
-    input_format_parquet_max_block_size = 8192, min_insert_block_size_rows = 16384,
+SETTINGS max_threads = 1, input_format_parquet_preserve_order = 1, storage_file_read_method = 'pread', max_block_size = 4096,
+    input_format_parquet_max_block_size = 4096, min_insert_block_size_rows = 4096,
     use_structure_from_insertion_table_in_table_functions = 0, materialize_skip_indexes_on_insert = 0;
 
 -- for each: SELECT count() AS staged FROM laion_loading HAVING staged != (SELECT count() FROM file({image_file:String}, Npy))
