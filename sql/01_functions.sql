@@ -15,6 +15,13 @@ CREATE OR REPLACE FUNCTION vdx_pictures AS (path) -> if(
 -- Example: SELECT vdx_normalize([3, 4])
 CREATE OR REPLACE FUNCTION vdx_normalize AS (vector) -> vector / L2Norm(vector);
 
+-- vdx_jitter(vector, seed): the vector with each number moved by up to 0.2 %, always the same for a seed; length 1, cosine
+-- to the vector above 0.999999.
+-- Example: SELECT vdx_jitter([0.6, 0.8], 42)
+CREATE OR REPLACE FUNCTION vdx_jitter AS (vector, seed) -> vdx_normalize(arrayMap(
+    (number, place) -> toFloat32(number * (1 + 0.004 * (sipHash64(seed, place) / 18446744073709551616 - 0.5))),
+    vector, arrayEnumerate(vector)));
+
 -- vdx_sigmoid(logit): the probability of a logit.
 -- Example: SELECT vdx_sigmoid(0)
 CREATE OR REPLACE FUNCTION vdx_sigmoid AS (logit) -> 1 / (1 + exp(-logit));

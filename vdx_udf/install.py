@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -18,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdx_udf import __version__, contract, functions_xml, settings
-from vdx_udf.bundle import bundle_folder
+from vdx_udf.bundle import bundle_folder, with_dimension
 from vdx_udf.errors import InstallError
 
 SCRIPTS = (*contract.FUNCTIONS, "vdx_worker.py")
 WORKER_CONFIG = "vdx_worker.json"
-_DIMENSION = re.compile(r"\b\d+ /\* dimension \*/")
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,9 @@ def render(layout: Layout, model: str, encoding: Sequence[str]) -> dict[Path, tu
         files[layout.user_scripts / name] = ((bundle_folder("user_scripts") / name).read_bytes(), 0o755)
     worker = json.dumps(_worker_config(layout, model, encoding), indent=1) + "\n"
     files[layout.user_scripts / WORKER_CONFIG] = (worker.encode(), 0o644)
-    dimension = f"{dimension_of(model)} /* dimension */"
     source = bundle_folder("sql")
     for path in sorted(source.rglob("*.sql")):
-        text = _DIMENSION.sub(dimension, path.read_text())
+        text = with_dimension(path.read_text(), dimension_of(model))
         files[layout.sql / path.relative_to(source)] = (text.encode(), 0o644)
     return files
 

@@ -1,6 +1,6 @@
 """`vdx load`: runs a data set's SQL file, statement by statement, with a progress bar.
 
-The file is ordinary SQL. Three kinds of comment lines tell this runner what a plain client is told by hand:
+The file is ordinary SQL. Some comment lines tell this runner what a plain client is told by hand:
 
     -- parameter: dataset = holiday   a parameter, its default if it has one, and what it means
     -- rows: SELECT ...               how many rows there will be when the next statement is done, asked once, and
@@ -10,13 +10,11 @@ The file is ordinary SQL. Three kinds of comment lines tell this runner what a p
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import click
-
-from vdx_udf.engine import statements_of
+from vdx_udf.bundle import with_dimension
+from vdx_udf.engine import split_statements
 from vdx_udf.errors import VdxError
 from vdx_udf.shell import Session
 
@@ -52,18 +50,13 @@ def dataset_files(folder: Path) -> dict[str, Path]:
 
 def parameters_of(path: Path) -> dict[str, tuple[str | None, str]]:
     """A file's parameters: name to (default, meaning)."""
-    return {name: (default, meaning) for name, default, meaning in _declared(path)}
+    return {name: (default, meaning) for name, default, meaning in (m.groups() for m in _PARAMETER.finditer(path.read_text()))}
 
 
-def _declared(path: Path) -> Iterator[tuple[str, str | None, str]]:
-    for match in _PARAMETER.finditer(path.read_text()):
-        yield match.groups()
-
-
-def steps_of(path: Path) -> Loop:
-    """The file's statements with what its comments say about them."""
+def steps_of(path: Path, dimension: int | str) -> Loop:
+    """The file's statements, for vectors of a dimension, with what its comments say about them."""
     open_loops = [Loop()]
-    for statement in statements_of(path):
+    for statement in split_statements(with_dimension(path.read_text(), dimension)):
         step = Step(statement)
         for kind, query in _DIRECTIVE.findall(statement):
             if kind == "for each":
@@ -94,7 +87,8 @@ def complete(path: Path, given: dict[str, str]) -> dict[str, str]:
 
 def run(session: Session, path: Path) -> None:
     """Runs the file with the session's parameters; what its queries answer is printed. Raises ClickHouse's errors."""
-    _run(session, steps_of(path))
+    ((dimension,),) = session.client.query("SELECT encoder_info()['dimension']").result_rows
+    _run(session, steps_of(path, dimension))
 
 
 def _run(session: Session, loop: Loop) -> None:
@@ -117,4 +111,4 @@ def _rows(session: Session, query: str) -> list[dict[str, str]]:
 
 def resolve(place: str) -> str:
     """A path as the engine is given it: absolute, where it is no URL."""
-    return place if re.match(r"\w+://", place) else str(Path(click.format_filename(place)).absolute())
+    return place if re.match(r"\w+://", place) else str(Path(place).absolute())
