@@ -208,24 +208,19 @@ GROUP BY dataset, model, weights_hash;
 -- comparable: one row where every image has the encoder's own model; otherwise an error that says what to do.
 -- Example: SELECT encode_text('a red circle') FROM comparable
 CREATE OR REPLACE VIEW comparable AS
-WITH
-    (SELECT encoder_info()) AS encoder,
-    (
-        SELECT groupArray(concat(toString(images), ' vectors of ', name, ' (weights ', hash, ')'))
-        FROM
-        (
-            SELECT if(model = '', 'a model that is not named', model) AS name, if(weights_hash = '', 'unknown', weights_hash) AS hash,
-                count() AS images
-            FROM images
-            WHERE weights_hash != encoder['weights_hash'] AND (weights_hash != '' OR model != encoder['model'])
-            GROUP BY model, weights_hash
-        )
-    ) AS others
+WITH (
+    SELECT (any(encoder), groupArrayIf(
+        format('{} vectors of {} (weights {})', toString(held), if(model = '', 'a model that is not named', model),
+            if(weights_hash = '', 'unknown', weights_hash)),
+        weights_hash != encoder['weights_hash'] AND (weights_hash != '' OR model != encoder['model'])))
+    FROM (SELECT model, weights_hash, count() AS held FROM images GROUP BY model, weights_hash) AS known
+    CROSS JOIN (SELECT encoder_info() AS encoder) AS now
+) AS found
 SELECT 1 AS yes
-WHERE NOT throwIf(notEmpty(others), format(
+WHERE NOT throwIf(notEmpty(found.2), format(
     'images holds {}, but the encoder runs {} (weights {}), and vectors of different models do not compare: install the other'
     || ' model with vdx install, or load the pictures again and DELETE FROM images WHERE weights_hash != ''{}''',
-    arrayStringConcat(others, ', '), encoder['model'], encoder['weights_hash'], encoder['weights_hash']));
+    arrayStringConcat(found.2, ', '), found.1['model'], found.1['weights_hash'], found.1['weights_hash']));
 
 -- labels: a person's judgements, append-only; the latest of a concept and image counts.
 -- Example: INSERT INTO labels (concept, image_id, positive) VALUES ('house by the lake', 42, true)
