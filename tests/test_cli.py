@@ -148,6 +148,13 @@ def test_the_prompt_runs_statements_keeps_history_and_survives_errors(prefix, tm
     assert "SELECT 40 +" in (tmp_path / ".vdx_sql_history").read_text()
 
 
+def test_parameters_beside_statements_that_name_none(prefix, tmp_path):
+    path = tmp_path / "a.sql"
+    path.write_text("-- 5 %, or 10 %d\nSELECT 'abc' LIKE '%b%'; SELECT {word:String} || '%s', {list:Array(String)};")
+    done = vdx("sql", "--prefix", prefix, "-f", path, "--param", "word=it's", "--param", "list=['a', 'b']")
+    assert done.stdout == "1\nit\\'s%s\t['a','b']\n"
+
+
 def test_a_long_query_shows_its_progress(prefix, tmp_path):
     slow = "SELECT sum(sleepEachRow(0.01)) AS done FROM numbers(300) SETTINGS max_block_size = 20"
     terminal = Terminal("sql", "--prefix", prefix, "-q", slow, HOME=str(tmp_path))

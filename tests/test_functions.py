@@ -308,22 +308,22 @@ def test_encoder_info_tells_what_the_contract_lists(client, layout):
 
 def test_a_million_rows_through_a_materialised_view_arrive_in_order(client):
     for statement in (
-        "DROP TABLE IF EXISTS lines", "DROP TABLE IF EXISTS embedded", "DROP VIEW IF EXISTS embedding",
+        "DROP TABLE IF EXISTS lines", "DROP TABLE IF EXISTS line_embeddings", "DROP VIEW IF EXISTS embed_lines",
         "CREATE TABLE lines (n UInt64, text String) ENGINE = Null",
-        "CREATE TABLE embedded (n UInt64, text String, hash UInt64) ENGINE = MergeTree ORDER BY n",
-        "CREATE MATERIALIZED VIEW embedding TO embedded AS SELECT n, text, cityHash64(encode_text(text)) AS hash FROM lines",
+        "CREATE TABLE line_embeddings (n UInt64, text String, hash UInt64) ENGINE = MergeTree ORDER BY n",
+        "CREATE MATERIALIZED VIEW embed_lines TO line_embeddings AS SELECT n, text, cityHash64(encode_text(text)) AS hash FROM lines",
         "INSERT INTO lines SELECT number, concat('thing number ', toString(cityHash64(number) % 1000)) FROM numbers(1000000)"
         " SETTINGS max_insert_block_size = 1111953, min_insert_block_size_rows = 1111953, max_block_size = 1111953, max_threads = 1",
     ):  # fmt: skip
         client.command(statement)
     ((rows, distinct, ordered),) = client.query(
-        "SELECT count(), uniqExact(n), min(text = concat('thing number ', toString(cityHash64(n) % 1000))) FROM embedded"
+        "SELECT count(), uniqExact(n), min(text = concat('thing number ', toString(cityHash64(n) % 1000))) FROM line_embeddings"
     ).result_rows
     assert (rows, distinct, ordered) == (1_000_000, 1_000_000, 1)
     # Each row carries its own text's embedding: one hash a text, computed again one by one.
     ((wrong, texts),) = client.query(
         "SELECT countIf(hashes != [expected]), count() FROM"
-        " (SELECT text, groupUniqArray(hash) AS hashes FROM embedded GROUP BY text) AS stored"
+        " (SELECT text, groupUniqArray(hash) AS hashes FROM line_embeddings GROUP BY text) AS stored"
         " INNER JOIN (SELECT concat('thing number ', toString(number)) AS text, cityHash64(encode_text(text)) AS expected"
         " FROM numbers(1000)) AS again USING (text)"
     ).result_rows

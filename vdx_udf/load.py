@@ -87,7 +87,7 @@ def complete(path: Path, given: dict[str, str]) -> dict[str, str]:
 
 def run(session: Session, path: Path) -> None:
     """Runs the file with the session's parameters; what its queries answer is printed. Raises ClickHouse's errors."""
-    ((dimension,),) = session.client.query("SELECT encoder_info()['dimension']").result_rows
+    ((dimension,),) = session.query("SELECT encoder_info()['dimension']").result_rows
     _run(session, steps_of(path, dimension))
 
 
@@ -99,13 +99,13 @@ def _run(session: Session, loop: Loop) -> None:
             if isinstance(step, Loop):
                 _run(session, step)
             else:
-                total = session.client.query(step.rows, session.parameters).result_rows[0][0] if step.rows else None
+                total = session.query(step.rows).result_rows[0][0] if step.rows else None
                 session.run(step.statement, step.done, total)
     session.parameters = outer
 
 
 def _rows(session: Session, query: str) -> list[dict[str, str]]:
-    answer = session.client.query(query, session.parameters)
+    answer = session.query(query)
     return [dict(zip(answer.column_names, map(str, row), strict=True)) for row in answer.result_rows]
 
 

@@ -52,19 +52,25 @@ class Session:
         For the progress bar, `done` is a query for how many of `total` rows are there; without it system.processes tells
         how many were read.
         """
-        output = self.output
+        output, values = self.output, self.values_of(statement)
         if own := _OWN_FORMAT.search(statement):
             statement, output = statement[: own.start()], own.group(1)
         if not _ANSWERS.match(_without_comments(statement)):
-            self._with_progress(
-                lambda settings: self.client.command(statement, self.parameters, settings=settings), done, total
-            )
+            self._with_progress(lambda settings: self.client.command(statement, values, settings=settings), done, total)
             return
         answer = self._with_progress(
-            lambda settings: self.client.raw_query(statement, self.parameters, settings=settings, fmt=output), done, total
+            lambda settings: self.client.raw_query(statement, values, settings=settings, fmt=output), done, total
         )
         sys.stdout.buffer.write(answer)
         sys.stdout.buffer.flush()
+
+    def values_of(self, statement: str) -> dict[str, Any] | None:
+        """The parameters that a statement names; in one that names none the client would fill its per cent signs."""
+        return {name: value for name, value in self.parameters.items() if re.search(rf"\{{{name}\s*:", statement)} or None
+
+    def query(self, statement: str) -> Any:
+        """The answer of a query with this session's parameters."""
+        return self.client.query(statement, self.values_of(statement))
 
     def _with_progress(self, run: Callable[[dict], Any], done: str | None, total: int | None) -> Any:
         """Calls `run`, with a bar on standard error once it takes long."""
@@ -86,7 +92,7 @@ class Session:
         bar = None
         try:
             while not over.wait(SLOW_SECONDS if bar is None else 0.3):
-                if not (rows := other.query(query, self.parameters).result_rows):
+                if not (rows := other.query(query, self.values_of(query)).result_rows):
                     continue
                 most = total or max(rows[0]) or None
                 if bar is None:

@@ -78,12 +78,22 @@ LIMIT {k:UInt32};
 CREATE OR REPLACE FUNCTION vdx_laion_shards AS (path) ->
     if(endsWith(path, '.npy'), path, trimRight(path, '/') || '/**/img_emb_*.npy');
 
+-- laion_files(path): the shards that a path names, and the three files of each.
+-- Example: SELECT shard, image_file FROM laion_files(path = '/data/laion')
+CREATE OR REPLACE VIEW laion_files AS
+SELECT
+    toUInt32(extract(_file, '(\\d+)\\.npy$')) AS shard,
+    _path AS image_file,
+    replaceAll(_path, 'img_emb', 'text_emb') AS text_file,
+    replaceAll(replaceAll(_path, 'img_emb', 'metadata'), '.npy', '.parquet') AS metadata_file
+FROM file(vdx_laion_shards({path:String}), One);
+
 SELECT throwIf(count() = 0, concat('no shards: nothing matches ', vdx_laion_shards({path:String})))
-FROM file(vdx_laion_shards({path:String}), One)
+FROM laion_files(path = {path:String})
 FORMAT Null;
 
 -- The files' headers tell their lengths, so a shard whose files do not belong together is known before anything is read.
--- for each: SELECT _path AS image_file, replaceAll(_path, 'img_emb', 'text_emb') AS text_file, replaceAll(replaceAll(_path, 'img_emb', 'metadata'), '.npy', '.parquet') AS metadata_file FROM file(vdx_laion_shards({path:String}), One) ORDER BY length(_file), _file
+-- for each: SELECT * FROM laion_files(path = {path:String}) ORDER BY shard
 WITH
     (SELECT count() FROM file({image_file:String}, Npy)) AS images,
     (SELECT count() FROM file({text_file:String}, Npy)) AS texts,
@@ -91,6 +101,7 @@ WITH
 SELECT throwIf(images != rows OR texts != rows, format(
     'the files of a shard differ in length: {} rows in {}, {} in {}, {} in {}; nothing was loaded',
     toString(images), {image_file:String}, toString(texts), {text_file:String}, toString(rows), {metadata_file:String}))
+SETTINGS use_cache_for_count_from_files = 0 -- which would know a file that was replaced in the same second by its old length
 FORMAT Null;
 -- end
 
@@ -102,7 +113,7 @@ ALTER TABLE laion MODIFY SETTING materialize_skip_indexes_on_merge = 0;
 DELETE FROM laion WHERE shard = {shard:UInt32} AND model = {model:String};
 -- end
 
--- for each: SELECT _path AS image_file, replaceAll(_path, 'img_emb', 'text_emb') AS text_file, replaceAll(replaceAll(_path, 'img_emb', 'metadata'), '.npy', '.parquet') AS metadata_file, toUInt32(extract(_file, '(\\d+)\\.npy$')) AS shard FROM file(vdx_laion_shards({path:String}), One) WHERE shard NOT IN (SELECT shard FROM laion WHERE model = {model:String}) ORDER BY shard
+-- for each: SELECT * FROM laion_files(path = {path:String}) WHERE shard NOT IN (SELECT shard FROM laion WHERE model = {model:String}) ORDER BY shard
 TRUNCATE TABLE laion_loading;
 
 -- One thread: with more, PASTE JOIN now and then put vectors beside other rows (ClickHouse 26.9). Small blocks and no
@@ -122,7 +133,7 @@ SETTINGS max_threads = 1, input_format_parquet_preserve_order = 1, storage_file_
 
 -- for each: SELECT count() AS staged FROM laion_loading HAVING staged != (SELECT count() FROM file({image_file:String}, Npy))
 INSERT INTO rejects (source, dataset, error, size)
-SELECT concat(url, ' (row ', toString(id), ' of shard ', toString({shard:UInt32}), ')'), 'laion', 'an embedding is not finite', 0
+SELECT concat(ifNull(url, ''), ' (row ', toString(id), ' of shard ', toString({shard:UInt32}), ')'), 'laion', 'an embedding is not finite', 0
 FROM (SELECT rowNumberInAllBlocks() AS id, url FROM file({metadata_file:String}, Parquet)) AS metadata
 PASTE JOIN file({image_file:String}, Npy) AS images
 PASTE JOIN file({text_file:String}, Npy) AS texts
