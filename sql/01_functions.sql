@@ -11,6 +11,11 @@ CREATE OR REPLACE FUNCTION vdx_pictures AS (path) -> if(
     path,
     concat(trimRight(path, '/'), '/**/*.{jpg,jpeg,png,webp,gif,bmp,tif,tiff,JPG,JPEG,PNG,WEBP,GIF,BMP,TIF,TIFF}'));
 
+-- vdx_content_hash(source, bytes): the SHA-256 by which a picture is known: of its bytes, or of its source where that was
+-- given alone.
+-- Example: SELECT hex(vdx_content_hash('https://example.com/1.jpg', ''))
+CREATE OR REPLACE FUNCTION vdx_content_hash AS (source, bytes) -> SHA256(if(empty(bytes), source, bytes));
+
 -- vdx_normalize(vector): the vector scaled to length 1.
 -- Example: SELECT vdx_normalize([3, 4])
 CREATE OR REPLACE FUNCTION vdx_normalize AS (vector) -> vector / L2Norm(vector);

@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS images
     model LowCardinality(String),                    -- what made the vector; vectors of different weights do not compare
     weights_hash LowCardinality(String),
     preprocessing LowCardinality(String),
-    content_hash FixedString(32),                    -- SHA-256 of the bytes, or of source where that was given alone
+    content_hash FixedString(32),                    -- by vdx_content_hash
     vector Array(Float32) CODEC(NONE),               -- unit length; floats like these do not compress
     caption String,
     attributes Map(LowCardinality(String), String),
@@ -87,9 +87,10 @@ WITH
     (SELECT encoder_info()) AS encoder,
     -- The zero byte says that a short text is a broken picture's content, not a path; no picture format minds it.
     multiIf(empty(bytes), source, length(bytes) <= 4096 AND isValidUTF8(bytes), bytes || '\0', bytes) AS picture,
+    -- The inner if() keeps a known picture from the encoder: the outer one alone may compute both sides for every row.
     if(empty(twin), try_encode_image(if(empty(twin), picture, '')), (twin, '')) AS found,
     notEmpty(twin) OR (dataset, source) NOT IN (
-        SELECT min((dataset, source)) FROM inbox GROUP BY SHA256(if(empty(bytes), source, bytes))) AS is_copy
+        SELECT min((dataset, source)) FROM inbox GROUP BY vdx_content_hash(source, bytes)) AS is_copy
 SELECT
     source,
     dataset,
@@ -101,12 +102,12 @@ SELECT
     caption,
     attributes,
     length(bytes) AS size
-FROM (SELECT *, SHA256(if(empty(bytes), source, bytes)) AS content_hash FROM inbox) AS fresh
+FROM (SELECT *, vdx_content_hash(source, bytes) AS content_hash FROM inbox) AS fresh
 LEFT ANY JOIN
 (
     SELECT content_hash, vector AS twin
     FROM images
-    WHERE weights_hash = encoder['weights_hash'] AND content_hash IN (SELECT SHA256(if(empty(bytes), source, bytes)) FROM inbox)
+    WHERE weights_hash = encoder['weights_hash'] AND content_hash IN (SELECT vdx_content_hash(source, bytes) FROM inbox)
 ) AS twins USING (content_hash)
 WHERE (sipHash64(dataset, source), content_hash) NOT IN
 (

@@ -17,6 +17,7 @@ from moto.server import ThreadedMotoServer
 from tests import stand_ins
 from tests.conftest import vdx
 from tests.stand_ins import IMAGENETTE, laion_shard, photo_id
+from tests.test_service import wait_for
 from tests.test_sql import documented
 from vdx_udf.install import Layout, install, stop_encoder
 from vdx_udf.tiny.pictures import draw
@@ -326,8 +327,7 @@ def test_unsplash_from_urls_that_ask_for_a_small_size(web, tmp_path):
         stop_encoder(layout)
         serve = subprocess.Popen([sys.executable, "-m", "vdx_udf", "serve", "--socket", layout.run / "encoder.sock", "--model", "vdx-tiny", "--urls"])  # fmt: skip
         try:
-            while not (layout.run / "encoder.sock").exists():
-                time.sleep(0.1)
+            wait_for((layout.run / "encoder.sock").exists)
             vdx("sql", "--prefix", layout.state, "-q", "DELETE FROM rejects WHERE error LIKE '%URLs are switched off%'")
             report = vdx(*load).stdout.splitlines()
             assert report[1:4] == ["inputs\t12", "images\t10", "rejects\t2"]

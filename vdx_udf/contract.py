@@ -71,7 +71,6 @@ FUNCTIONS = {
 }
 ENCODER_INFO_KEYS = (
     "model", "dimension", "device", "precision", "parity", "jpeg_scale", "preprocessing", "logit_scale", "weights_hash",
-    "vdx_udf_version",
-    "open_clip_version", "torch_version", "uptime_seconds", "rows_served", "cache_hits", "cached_embeddings", "last_error",
-    "pid",
+    "vdx_udf_version", "open_clip_version", "torch_version", "uptime_seconds", "rows_served", "cache_hits", "cached_embeddings",
+    "last_error", "pid",
 )  # fmt: skip

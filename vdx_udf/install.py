@@ -93,9 +93,9 @@ def render(layout: Layout, model: str, encoding: Sequence[str]) -> dict[Path, tu
         files[layout.user_scripts / name] = ((bundle_folder("user_scripts") / name).read_bytes(), 0o755)
     worker = json.dumps(_worker_config(layout, model, encoding), indent=1) + "\n"
     files[layout.user_scripts / WORKER_CONFIG] = (worker.encode(), 0o644)
-    source = bundle_folder("sql")
+    source, dimension = bundle_folder("sql"), dimension_of(model)
     for path in sorted(source.rglob("*.sql")):
-        text = with_dimension(path.read_text(), dimension_of(model))
+        text = with_dimension(path.read_text(), dimension)
         files[layout.sql / path.relative_to(source)] = (text.encode(), 0o644)
     return files
 

@@ -88,10 +88,12 @@ class Session:
             watcher.join()
 
     def _watch(self, query: str, total: int | None, over: threading.Event) -> None:
+        if over.wait(SLOW_SECONDS):
+            return
         other = self._connect()  # a client runs one query at a time
         bar = None
         try:
-            while not over.wait(SLOW_SECONDS if bar is None else 0.3):
+            while not over.wait(0.3):
                 if not (rows := other.query(query, self.values_of(query)).result_rows):
                     continue
                 most = total or max(rows[0]) or None
