@@ -230,23 +230,33 @@ CREATE TABLE IF NOT EXISTS labels
     concept String,
     image_id UInt64,
     positive Bool,
+    withdrawn Bool,                                  -- true: the image counts as not judged; see undo_label
     labelled_at DateTime64(6) DEFAULT now64(6)
 )
 ENGINE = MergeTree ORDER BY (concept, image_id, labelled_at);
 
--- classifiers: one linear classifier per concept and round, append-only; round 0 is the text vector.
+-- classifiers: one linear classifier per concept and round, append-only; round 0 is the text vector. Its probability of a
+-- picture is vdx_sigmoid(logit_scale * dotProduct(vector, vdx_normalize(weight)) + bias).
 -- Example: SELECT concept, round, method, labels FROM classifiers ORDER BY concept, round
 CREATE TABLE IF NOT EXISTS classifiers
 (
     concept String,
     round UInt32,
-    method LowCardinality(String),
+    method LowCardinality(String),                   -- text, vector, sgd (by fit), anchored or text kept (both by refine), revert
     weight Array(Float32) CODEC(NONE),
+    logit_scale Float64 DEFAULT 1,
+    bias Float64,
+    uncertainty Tuple(scale Float64, covariance Float64, bias Float64), -- of logit_scale and bias: their covariance matrix
     labels UInt32,                                   -- how many it was trained on
+    freedom Float64,                                 -- prior variance of the weight around the text vector; 0: not moved
+    average_precision Float32 DEFAULT nan,           -- cross-validated, over the labels and the background
+    text_average_precision Float32 DEFAULT nan,      -- the text vector's over the same
+    model LowCardinality(String),                    -- whose vectors it scores, both '' where that is not known
+    weights_hash LowCardinality(String),
     created_at DateTime64(6) DEFAULT now64(6),
     CONSTRAINT weight_length CHECK length(weight) = 512 /* dimension */
 )
-ENGINE = MergeTree ORDER BY (concept, round);
+ENGINE = MergeTree ORDER BY (concept, round, created_at);
 
 -- prompt_templates: named sets of sentences around a label, {} in its place; zero_shot averages over a set.
 -- Example: INSERT INTO prompt_templates VALUES ('aerial', 'a satellite picture of {}.')
