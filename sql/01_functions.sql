@@ -103,7 +103,7 @@ CREATE OR REPLACE FUNCTION vdx_anchored_fit AS (kernel, prior, labels, costs) ->
 CREATE OR REPLACE FUNCTION vdx_log_loss AS (logit, label) -> log1p(exp(-abs(logit))) + greatest(0, if(label > 0.5, -logit, logit));
 
 -- vdx_platt_step(line, logits, labels): one Newton step of the calibration slope * logit + offset under log-loss, for a slope
--- of 1 +- 0.5 and an offset of 0 +- 2. A line is (slope, offset, slope's variance, covariance, offset's variance); the step
+-- of 1 +- 1 and an offset of 0 +- 2. A line is (slope, offset, slope's variance, covariance, offset's variance); the step
 -- fills in the last three, of where it started.
 -- Example: SELECT vdx_platt_step((1., 0., 0., 0., 0.), [2., -1.], [1., 0.])
 CREATE OR REPLACE FUNCTION vdx_platt_step AS (line, logits, labels) -> arrayMap(
@@ -116,9 +116,9 @@ CREATE OR REPLACE FUNCTION vdx_platt_step AS (line, logits, labels) -> arrayMap(
     -- Gradient by slope and offset, then the Hessian's three numbers.
     arrayMap(
         p -> (
-            arraySum(arrayMap((q, logit, label) -> (q - label) * logit, p, logits, labels)) + (line.1 - 1) / 0.25,
+            arraySum(arrayMap((q, logit, label) -> (q - label) * logit, p, logits, labels)) + line.1 - 1,
             arraySum(arrayMap((q, label) -> q - label, p, labels)) + line.2 / 4,
-            arraySum(arrayMap((q, logit) -> q * (1 - q) * logit * logit, p, logits)) + 1 / 0.25,
+            arraySum(arrayMap((q, logit) -> q * (1 - q) * logit * logit, p, logits)) + 1,
             arraySum(arrayMap((q, logit) -> q * (1 - q) * logit, p, logits)),
             arraySum(arrayMap(q -> q * (1 - q), p)) + 1 / 4),
         [arrayMap(logit -> vdx_sigmoid(line.1 * logit + line.2), logits)]))[1];

@@ -28,7 +28,7 @@ WITH
             found.2.6 != '' AND weights_hash != found.2.6 AND (weights_hash != '' OR model != found.2.7))
         FROM (SELECT model, weights_hash FROM images GROUP BY model, weights_hash)
     ) AS others
-SELECT found.2.1 AS round, found.2.2 AS weight, found.2.3 AS logit_scale, found.2.4 AS bias, found.2.5 AS uncertainty
+SELECT assumeNotNull(found.2.1) AS round, assumeNotNull(found.2.2) AS weight, assumeNotNull(found.2.3) AS logit_scale, assumeNotNull(found.2.4) AS bias, assumeNotNull(found.2.5) AS uncertainty
 WHERE NOT throwIf(found.1 = 0, 'this concept has no classifier yet: INSERT INTO classifiers SELECT * FROM start_concept(concept = ..., prompt = ...)')
     AND NOT throwIf(notEmpty(others), format(
         'the concept was trained on vectors of {} (weights {}), but images holds vectors of {} too, which do not compare: start'
@@ -77,7 +77,7 @@ WITH
             logit_scale = (SELECT assumeNotNull(toFloat64(encoder_info()['logit_scale']))))
     ) AS logit
 SELECT {concept:String} AS concept, 0::UInt32 AS round, 'text' AS method, encode_text({prompt:String}) AS weight,
-    logit.1 AS logit_scale, logit.2 AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels, 0. AS freedom,
+    assumeNotNull(logit.1) AS logit_scale, assumeNotNull(logit.2) AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels, 0. AS freedom,
     nan::Float32 AS average_precision, nan::Float32 AS text_average_precision,
     encoder['model'] AS model, encoder['weights_hash'] AS weights_hash, now64(6) AS created_at;
 
@@ -90,7 +90,7 @@ WITH
         FROM first_logit(concept = {concept:String}, vector = (SELECT {vector:Array(Float32)}), logit_scale = 100)
     ) AS logit
 SELECT {concept:String} AS concept, 0::UInt32 AS round, 'vector' AS method, {vector:Array(Float32)} AS weight,
-    logit.1 AS logit_scale, logit.2 AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels, 0. AS freedom,
+    assumeNotNull(logit.1) AS logit_scale, assumeNotNull(logit.2) AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels, 0. AS freedom,
     nan::Float32 AS average_precision, nan::Float32 AS text_average_precision,
     '' AS model, '' AS weights_hash, now64(6) AS created_at;
 
@@ -113,7 +113,7 @@ SELECT
     1. AS logit_scale, 0. AS bias, (0., 0., 0.) AS uncertainty,
     toUInt32(length(samples.2)) AS labels,
     nan AS freedom, nan::Float32 AS average_precision, nan::Float32 AS text_average_precision,
-    trained_on.1 AS model, trained_on.2 AS weights_hash,
+    assumeNotNull(trained_on.1) AS model, assumeNotNull(trained_on.2) AS weights_hash,
     now64(6) AS created_at
 WHERE NOT throwIf(empty(samples.1), 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)');
 
@@ -137,7 +137,7 @@ ORDER BY positive DESC, sipHash64(id);
 -- log-loss falls (by more than its standard error, from 4 on) and average precision rises; above a tenth of the number of
 -- labels only where average precision is 0.1 above the text vector's. Where nothing beats the text vector it stays.
 -- Logit scale and bias are then calibrated on the held-out logits of the labels alone (Platt 1999), for which
--- slope and offset have standard deviations of 0.5 and 2; `uncertainty` is the covariance of that fit.
+-- slope and offset have standard deviations of 1 and 2; `uncertainty` is the covariance of that fit.
 -- Example: INSERT INTO classifiers SELECT * FROM refine(concept = 'circles')
 CREATE OR REPLACE VIEW refine AS
 WITH
@@ -281,8 +281,8 @@ SELECT
     chosen_freedom AS freedom,
     average_precision::Float32 AS average_precision,
     text_average_precision::Float32 AS text_average_precision,
-    start.3 AS model,
-    start.4 AS weights_hash,
+    assumeNotNull(start.3) AS model,
+    assumeNotNull(start.4) AS weights_hash,
     now64(6) AS created_at
 FROM linear
 WHERE NOT throwIf(empty(judged.1), 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)');
@@ -294,7 +294,7 @@ WHERE NOT throwIf(empty(judged.1), 'this concept has no labels yet: INSERT INTO 
 -- Example: SELECT * FROM next_to_label_mix(concept = 'circles', k = 9, top = 1, uncertain = 1, diverse = 1, random = 0)
 CREATE OR REPLACE VIEW next_to_label_mix AS
 WITH
-    (SELECT (vdx_normalize(weight), logit_scale, bias) FROM current_weight(concept = {concept:String})) AS current,
+    assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM current_weight(concept = {concept:String}))) AS current,
     [{top:Float64}, {uncertain:Float64}, {diverse:Float64}, {random:Float64}] AS shares,
     arrayMap(part -> toUInt32(round({k:UInt32} * part / arraySum(shares))), arrayCumSum(shares)) AS marks,
     arrayDifference(arrayPushFront(marks, 0)) AS quotas, -- after a first 0
@@ -386,3 +386,181 @@ ORDER BY pick.2, distance;
 -- Example: SELECT * FROM next_to_label(concept = 'circles', k = 9)
 CREATE OR REPLACE VIEW next_to_label AS
 SELECT * FROM next_to_label_mix(concept = {concept:String}, k = {k:UInt32}, top = 4, uncertain = 3, diverse = 1, random = 2);
+
+-- classifier_at(concept, round): one round of a concept; an error where there is none.
+-- Example: SELECT method, labels, freedom FROM classifier_at(concept = 'circles', round = 0)
+CREATE OR REPLACE VIEW classifier_at AS
+WITH (
+    SELECT (count(), argMax((round, method, weight, logit_scale, bias, uncertainty, labels, freedom, model, weights_hash, created_at), created_at))
+    FROM classifiers
+    WHERE concept = {concept:String} AND round = {round:UInt32}
+) AS found
+SELECT assumeNotNull(found.2.1) AS round, assumeNotNull(found.2.2) AS method, assumeNotNull(found.2.3) AS weight, assumeNotNull(found.2.4) AS logit_scale, assumeNotNull(found.2.5) AS bias, assumeNotNull(found.2.6) AS uncertainty,
+    assumeNotNull(found.2.7) AS labels, assumeNotNull(found.2.8) AS freedom, assumeNotNull(found.2.9) AS model, assumeNotNull(found.2.10) AS weights_hash, assumeNotNull(found.2.11) AS created_at
+WHERE NOT throwIf(found.1 = 0, 'this concept has no such round: SELECT round FROM classifiers WHERE concept = ...');
+
+-- scores(concept): every image's probability under the concept's current classifier.
+-- Example: SELECT id, probability FROM scores(concept = 'circles') ORDER BY probability DESC LIMIT 9
+CREATE OR REPLACE VIEW scores AS
+WITH assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM current_weight(concept = {concept:String}))) AS current
+SELECT id, source, dataset, vdx_sigmoid(current.2 * dotProduct(vector, current.1) + current.3) AS probability
+FROM images;
+
+-- scores_at(concept, round): the same under any round: a concept replayed.
+-- Example: SELECT id, probability FROM scores_at(concept = 'circles', round = 0) ORDER BY probability DESC LIMIT 9
+CREATE OR REPLACE VIEW scores_at AS
+WITH assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM classifier_at(concept = {concept:String}, round = {round:UInt32}))) AS then
+SELECT id, source, dataset, vdx_sigmoid(then.2 * dotProduct(vector, then.1) + then.3) AS probability
+FROM images;
+
+-- labels_at(concept, round): the judgements that counted when a round was trained.
+-- Example: SELECT image_id, positive FROM labels_at(concept = 'circles', round = 1)
+CREATE OR REPLACE VIEW labels_at AS
+SELECT image_id, latest.1 AS positive
+FROM
+(
+    SELECT image_id, argMax((positive, withdrawn), labelled_at) AS latest
+    FROM labels
+    WHERE concept = {concept:String}
+        AND labelled_at <= (SELECT created_at FROM classifier_at(concept = {concept:String}, round = {round:UInt32}))
+    GROUP BY image_id
+)
+WHERE NOT latest.2;
+
+-- undo_label(concept, image_id): withdraws a judgement; the image counts as not judged, the history keeps both.
+-- Example: INSERT INTO labels SELECT * FROM undo_label(concept = 'circles', image_id = 42)
+CREATE OR REPLACE VIEW undo_label AS
+SELECT {concept:String} AS concept, {image_id:UInt64} AS image_id, false AS positive, true AS withdrawn, now64(6) AS labelled_at
+WHERE NOT throwIf(
+    ({concept:String}, {image_id:UInt64}) NOT IN (SELECT concept, image_id FROM current_labels WHERE concept = {concept:String}),
+    'undo_label: this image has no judgement for this concept');
+
+-- revert(concept, to_round): the next round of a concept, equal to an earlier one. Labels stay as they are.
+-- Example: INSERT INTO classifiers SELECT * FROM revert(concept = 'circles', to_round = 0)
+CREATE OR REPLACE VIEW revert AS
+SELECT {concept:String} AS concept, toUInt32((SELECT max(round) FROM classifiers WHERE concept = {concept:String}) + 1) AS round,
+    'revert' AS method, weight, logit_scale, bias, uncertainty, labels, freedom,
+    nan::Float32 AS average_precision, nan::Float32 AS text_average_precision, model, weights_hash, now64(6) AS created_at
+FROM classifier_at(concept = {concept:String}, round = {to_round:UInt32});
+
+-- compare_rounds(concept, before, after, k): the images that moved into the k nearest between two rounds, and those that
+-- moved out, with the probability of each under both.
+-- Example: SELECT moved, count() FROM compare_rounds(concept = 'circles', before = 0, after = 1, k = 20) GROUP BY moved
+CREATE OR REPLACE VIEW compare_rounds AS
+WITH
+    assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM classifier_at(concept = {concept:String}, round = {before:UInt32}))) AS first,
+    assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM classifier_at(concept = {concept:String}, round = {after:UInt32}))) AS second,
+    old AS (SELECT id FROM images ORDER BY cosineDistance(vector, (SELECT first.1)) LIMIT {k:UInt32}),
+    new AS (SELECT id FROM images ORDER BY cosineDistance(vector, (SELECT second.1)) LIMIT {k:UInt32})
+SELECT id, source, dataset, if(id IN (SELECT id FROM new), 'in', 'out') AS moved,
+    vdx_sigmoid(first.2 * dotProduct(vector, first.1) + first.3) AS probability_before,
+    vdx_sigmoid(second.2 * dotProduct(vector, second.1) + second.3) AS probability_after
+FROM images
+WHERE id IN (SELECT id FROM old UNION ALL SELECT id FROM new) AND (id IN (SELECT id FROM old)) != (id IN (SELECT id FROM new))
+ORDER BY moved, greatest(probability_before, probability_after) DESC;
+
+-- threshold(concept, precision): the least probability from which on the images are expected to be right as often as wanted,
+-- how many those are, how many of them are right, and 90 % intervals; NULL and 0 where no threshold reaches it.
+--
+-- It adds up the calibrated probabilities of all images. The calibration rests on labels that were chosen by their scores
+-- or at random, never by what they show, so at any one score the judged images speak for the others. The intervals
+-- are those of 200 draws of logit scale and bias from their `uncertainty`; they hold no other doubt.
+-- Example: SELECT threshold, images, expected_precision FROM threshold(concept = 'circles', precision = 0.9)
+CREATE OR REPLACE VIEW threshold AS
+WITH
+    assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias, uncertainty) FROM current_weight(concept = {concept:String}))) AS current,
+    counted AS
+    (
+        SELECT arrayReverseSort(bin -> bin.1, groupArray((logit, rows))) AS bins
+        FROM
+        (
+            SELECT round(current.2 * dotProduct(vector, current.1) + current.3, 1) AS logit, count() AS rows
+            FROM images
+            GROUP BY logit
+        )
+    ),
+    -- Draw 0 is the estimate; the others are two normal numbers each (Box-Muller on an additive recurrence).
+    draws AS
+    (
+        SELECT
+            draw,
+            sqrt(-2 * log(greatest(0.5, draw - 0.5) / 200)) * cos(2 * pi() * draw * 0.6180339887498949) AS first,
+            sqrt(-2 * log(greatest(0.5, draw - 0.5) / 200)) * sin(2 * pi() * draw * 0.6180339887498949) AS second,
+            if(draw = 0, 0., sqrt(current.4.1) * first) AS more_scale,
+            if(draw = 0, 0, if(current.4.1 > 0, current.4.2 / sqrt(current.4.1), 0) * first
+                + sqrt(greatest(0, current.4.3 - if(current.4.1 > 0, current.4.2 * current.4.2 / current.4.1, 0))) * second) AS more_bias,
+            bins.1 AS logits,
+            arrayCumSum(bins.2) AS above,
+            arrayCumSum(arrayMap(
+                (logit, rows) -> rows * vdx_sigmoid(logit + more_scale * (logit - current.3) / current.2 + more_bias), bins.1, bins.2)) AS right
+        FROM counted
+        ARRAY JOIN range(201) AS draw
+    ),
+    cut AS
+    (
+        SELECT any(logits) AS cuts, any(above) AS above_cuts, anyIf(right, draw = 0) AS right_cuts,
+            arrayLastIndex((found, rows) -> found / rows >= {precision:Float64}, right_cuts, above_cuts) AS at,
+            arrayMap(row -> row[at], groupArrayIf(right, draw > 0)) AS drawn
+        FROM draws
+    )
+SELECT
+    if(at = 0, NULL, vdx_sigmoid(cuts[at] - 0.05)) AS threshold,
+    above_cuts[at] AS images,
+    right_cuts[at] AS expected_right,
+    arrayReduce('quantile(0.05)', drawn) AS right_low,
+    arrayReduce('quantile(0.95)', drawn) AS right_high,
+    if(at = 0, NULL, expected_right / images) AS expected_precision,
+    if(at = 0, NULL, right_low / images) AS precision_low,
+    if(at = 0, NULL, right_high / images) AS precision_high
+FROM cut;
+
+-- portable_concepts: a concept in one row, for JSON or Parquet: its rounds and its labels, oldest first.
+-- Example: SELECT concept, length(rounds), length(judgements) FROM portable_concepts
+CREATE OR REPLACE VIEW portable_concepts AS
+SELECT concept, rounds, judgements
+FROM
+(
+    SELECT concept, arraySort(row -> row.11, groupArray((
+        round, method::String, weight, logit_scale, bias, uncertainty.1, uncertainty.2, uncertainty.3, labels, freedom,
+        created_at, model::String, weights_hash::String, average_precision, text_average_precision
+    )))::Array(Tuple(
+        round UInt32, method String, weight Array(Float32), logit_scale Float64, bias Float64, scale_variance Float64,
+        covariance Float64, bias_variance Float64, labels UInt32, freedom Float64, created_at DateTime64(6), model String,
+        weights_hash String, average_precision Float32, text_average_precision Float32)) AS rounds
+    FROM classifiers
+    GROUP BY concept
+) AS trained
+FULL JOIN
+(
+    SELECT concept, arraySort(row -> row.4, groupArray((image_id, positive, withdrawn, labelled_at)))::Array(Tuple(
+        image_id UInt64, positive Bool, withdrawn Bool, labelled_at DateTime64(6))) AS judgements
+    FROM labels
+    GROUP BY concept
+) AS judged USING (concept);
+
+-- concept_inbox: rows of portable_concepts inserted here become labels and classifiers; what is there already is passed over.
+-- Example: INSERT INTO concept_inbox SELECT * FROM portable_concepts
+CREATE TABLE IF NOT EXISTS concept_inbox
+(
+    concept String,
+    rounds Array(Tuple(
+        round UInt32, method String, weight Array(Float32), logit_scale Float64, bias Float64, scale_variance Float64,
+        covariance Float64, bias_variance Float64, labels UInt32, freedom Float64, created_at DateTime64(6), model String,
+        weights_hash String, average_precision Float32, text_average_precision Float32)),
+    judgements Array(Tuple(image_id UInt64, positive Bool, withdrawn Bool, labelled_at DateTime64(6)))
+)
+ENGINE = Null;
+
+-- concept_inbox_classifiers: moves the rounds of concept_inbox to classifiers.
+CREATE MATERIALIZED VIEW IF NOT EXISTS concept_inbox_classifiers TO classifiers AS
+SELECT concept, one.1 AS round, one.2 AS method, one.3 AS weight, one.4 AS logit_scale, one.5 AS bias, (one.6, one.7, one.8) AS uncertainty,
+    one.9 AS labels, one.10 AS freedom, one.14 AS average_precision, one.15 AS text_average_precision, one.12 AS model,
+    one.13 AS weights_hash, one.11 AS created_at
+FROM (SELECT concept, arrayJoin(rounds) AS one FROM concept_inbox)
+WHERE (concept, round, created_at) NOT IN (SELECT concept, round, created_at FROM classifiers);
+
+-- concept_inbox_labels: moves the judgements of concept_inbox to labels.
+CREATE MATERIALIZED VIEW IF NOT EXISTS concept_inbox_labels TO labels AS
+SELECT concept, one.1 AS image_id, one.2 AS positive, one.3 AS withdrawn, one.4 AS labelled_at
+FROM (SELECT concept, arrayJoin(judgements) AS one FROM concept_inbox)
+WHERE (concept, image_id, labelled_at) NOT IN (SELECT concept, image_id, labelled_at FROM labels);

@@ -22,6 +22,7 @@ class Function:
 
 IMAGE = ("image", "String")
 LABELS = ("labels", "Array(String)")
+VECTORS = "Array(Array(Float32))"
 FUNCTIONS = {
     f.name: f
     for f in (
@@ -59,6 +60,13 @@ FUNCTIONS = {
             "Array(Float32)",
             "encode_image and classify in one call",
             deterministic=False,
+        ),
+        Function(
+            "vdx_near",
+            (("left", VECTORS), ("right", VECTORS), ("k", "UInt32"), ("least", "Float32")),
+            "Array(Tuple(left UInt32, right UInt32, cosine Float32))",
+            "for two arrays of unit vectors all pairs whose inner product is `least` or more, numbered from 1; of each left vector "
+            "only the k best, best first, unless k is 0",
         ),
         Function(
             "vdx_encoder_info",

@@ -1,4 +1,4 @@
-"""The six functions as the service answers them, one handler each.
+"""The functions as the service answers them, one handler each.
 
 A handler reads a block's columns from the stream and yields `(rows, answer)`: `answer()` waits for the encoder and
 returns the result column of these rows. So the next rows are read and queued while the first are computed.
@@ -11,8 +11,9 @@ from itertools import islice
 
 import numpy as np
 
-from vdx_udf import native, settings
+from vdx_udf import contract, native, settings
 from vdx_udf.encoder import TEXT, EncodeError, Encoder, Ticket
+from vdx_udf.near import near
 
 Answers = Iterator[tuple[int, Callable[[], object]]]
 
@@ -78,6 +79,12 @@ def classify_image(context: Context, stream: native.Stream, rows: int) -> Answer
         yield len(part), context.answer(ticket, column)
 
 
+def vdx_near(context: Context, stream: native.Stream, rows: int) -> Answers:
+    lefts, rights, ks, leasts = (_column(stream, kind, rows) for _, kind in contract.FUNCTIONS["vdx_near"].arguments)
+    for row in range(rows):
+        yield 1, partial(_near, _matrix(lefts, row), _matrix(rights, row), int(ks[row]), float(leasts[row]))
+
+
 def vdx_encoder_info(context: Context, stream: native.Stream, rows: int) -> Answers:
     _column(stream, "String", rows)
     info = context.encoder.info()
@@ -88,7 +95,7 @@ def vdx_encoder_info(context: Context, stream: native.Stream, rows: int) -> Answ
 
 HANDLERS = {
     handler.__name__: handler
-    for handler in (encode_text, encode_image, try_encode_image, classify, classify_image, vdx_encoder_info)
+    for handler in (encode_text, encode_image, try_encode_image, classify, classify_image, vdx_near, vdx_encoder_info)
 }
 
 
@@ -131,6 +138,24 @@ def _vectors_and_errors(ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:
     flat = np.concatenate(vectors) if vectors else np.empty(0, np.float32)
     errors = [str(o).encode() if isinstance(o, Exception) else b"" for o in outcomes]
     return native.Ragged(ends, flat), errors
+
+
+def _matrix(column: native.Ragged, row: int) -> np.ndarray:
+    """float32 (N, dimension): one row of an Array(Array(Float32)) column."""
+    first, last = int(column.ends[row - 1]) if row else 0, int(column.ends[row])
+    vectors: native.Ragged = column.values
+    begin, stop = int(vectors.ends[first - 1]) if first else 0, int(vectors.ends[last - 1]) if last else 0
+    lengths = np.diff(vectors.ends[first:last].astype(np.int64), prepend=begin)
+    if len(lengths) and (lengths != lengths[0]).any():
+        raise EncodeError(f"vdx_near: vectors of {lengths.min()} and of {lengths.max()} numbers in one array do not compare")
+    return vectors.values[begin:stop].reshape(last - first, -1) if first < last else np.empty((0, 0), np.float32)
+
+
+def _near(left: np.ndarray, right: np.ndarray, k: int, least: float) -> native.Ragged:
+    if len(left) and len(right) and left.shape[1] != right.shape[1]:
+        raise EncodeError(f"vdx_near: vectors of {left.shape[1]} and of {right.shape[1]} numbers do not compare")
+    pairs = near(left, right, k, least)
+    return native.Ragged(np.array([len(pairs[0])], np.uint64), pairs)
 
 
 def _labels(stream: native.Stream, rows: int) -> Iterator[tuple[bytes, ...]]:

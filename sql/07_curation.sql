@@ -1,0 +1,266 @@
+-- Curation: near duplicates, leaks between splits, likely label mistakes, uniqueness, diverse subsets, label coverage.
+-- All pairs are compared, none sampled: vectors go to vdx_near in blocks. `dataset` '' means all.
+
+-- vector_blocks(dataset): a data set's vectors in blocks of about 8,192, as vdx_near takes them.
+-- Example: SELECT block, length(vectors) FROM vector_blocks(dataset = '')
+CREATE OR REPLACE VIEW vector_blocks AS
+WITH (SELECT toUInt64(ceil(count() / 8192)) FROM images WHERE {dataset:String} = '' OR dataset = {dataset:String}) AS parts
+SELECT id % greatest(parts, 1) AS block, groupArray(id) AS ids, groupArray(vector) AS vectors
+FROM images FINAL
+WHERE {dataset:String} = '' OR dataset = {dataset:String}
+GROUP BY block;
+
+-- near_duplicates(dataset, least): all pairs of images with a cosine of `least` or more, the pictures' own copies among them.
+-- Example: INSERT INTO near_pairs SELECT * FROM near_duplicates(dataset = 'holiday', least = 0.95)
+CREATE OR REPLACE VIEW near_duplicates AS
+SELECT {dataset:String} AS dataset, least(one, other) AS first_id, greatest(one, other) AS second_id, cosine
+FROM
+(
+    SELECT arrayJoin(vdx_near(a.vectors, b.vectors, 0::UInt32, {least:Float32})) AS pair,
+        a.ids[pair.1] AS one, b.ids[pair.2] AS other, pair.3 AS cosine
+    FROM vector_blocks(dataset = {dataset:String}) AS a
+    CROSS JOIN vector_blocks(dataset = {dataset:String}) AS b
+    WHERE a.block <= b.block AND (a.block < b.block OR one < other)
+)
+SETTINGS max_block_size = 1;
+
+-- near_pairs: near duplicates that were looked for, kept.
+-- Example: SELECT first_id, second_id, cosine FROM near_pairs ORDER BY cosine DESC LIMIT 9
+CREATE TABLE IF NOT EXISTS near_pairs
+(
+    dataset LowCardinality(String),
+    first_id UInt64,
+    second_id UInt64,
+    cosine Float32
+)
+ENGINE = ReplacingMergeTree ORDER BY (dataset, first_id, second_id);
+
+-- near_duplicate_groups(dataset, least): near_pairs as groups, where every image is near another one of its group, and which of
+-- each to keep: the one of most bytes, of equals the one of least id.
+-- Example: SELECT group_id, source FROM near_duplicate_groups(dataset = 'holiday', least = 0.95) WHERE NOT keep
+CREATE OR REPLACE VIEW near_duplicate_groups AS
+WITH RECURSIVE
+    edges AS
+    (
+        SELECT arrayJoin([(first_id, second_id), (second_id, first_id)]) AS edge, edge.1 AS id, edge.2 AS neighbour
+        FROM near_pairs
+        WHERE dataset = {dataset:String} AND cosine >= {least:Float32}
+    ),
+    -- Each image takes the least id among its neighbours' and its label's own, until nothing changes.
+    labelled AS
+    (
+        SELECT id, least(id, min(neighbour)) AS label, true AS changed, 0 AS turn FROM edges GROUP BY id
+        UNION ALL
+        SELECT next.id, next.label, max(next.moved) OVER () AS changed, next.turn
+        FROM
+        (
+            SELECT edges.id AS id, least(any(own.label), min(other.label), any(above.label)) AS label,
+                label != any(own.label) AS moved, any(own.turn) + 1 AS turn
+            FROM edges
+            INNER JOIN labelled AS own ON own.id = edges.id
+            INNER JOIN labelled AS other ON other.id = edges.neighbour
+            INNER JOIN labelled AS above ON above.id = own.label
+            WHERE own.changed
+            GROUP BY edges.id
+        ) AS next
+    )
+SELECT group_id, id, source, size, row_number() OVER (PARTITION BY group_id ORDER BY size DESC, id) = 1 AS keep
+FROM (SELECT id, argMax(label, turn) AS group_id FROM labelled GROUP BY id) AS grouped
+INNER JOIN (SELECT id, source, size FROM images WHERE id IN (SELECT id FROM edges) LIMIT 1 BY id) AS pictures USING (id)
+ORDER BY group_id, keep DESC, id;
+
+-- leaks(attribute, train, test, least): images of the test split with a near duplicate in the training split, and that one. The
+-- splits are the values of attributes[attribute] or, where attribute is '', names of data sets.
+-- Example: SELECT test_source, train_source, cosine FROM leaks(attribute = 'split', train = 'train', test = 'val', least = 0.95)
+CREATE OR REPLACE VIEW leaks AS
+WITH
+    split AS
+    (
+        SELECT if({attribute:String} = '', dataset::String, attributes[{attribute:String}]) AS part, id, vector
+        FROM images FINAL
+        WHERE part IN ({train:String}, {test:String})
+    ),
+    (SELECT toUInt64(ceil(count() / 8192) + 1) FROM split) AS parts,
+    blocks AS (SELECT part, id % parts AS block, groupArray(id) AS ids, groupArray(vector) AS vectors FROM split GROUP BY part, block),
+    found AS
+    (
+        SELECT arrayJoin(vdx_near(tested.vectors, trained.vectors, 0::UInt32, {least:Float32})) AS pair,
+            tested.ids[pair.1] AS test_id, trained.ids[pair.2] AS train_id, pair.3 AS cosine
+        FROM blocks AS tested
+        CROSS JOIN blocks AS trained
+        WHERE tested.part = {test:String} AND trained.part = {train:String}
+    )
+SELECT test_id, train_id, cosine, test.source AS test_source, train.source AS train_source
+FROM found
+INNER JOIN (SELECT id, source FROM images LIMIT 1 BY id) AS test ON test.id = test_id
+INNER JOIN (SELECT id, source FROM images LIMIT 1 BY id) AS train ON train.id = train_id
+ORDER BY cosine DESC
+SETTINGS max_block_size = 1;
+
+-- nearest_neighbours(dataset, k): of every image the k nearest others, exactly.
+-- Example: INSERT INTO neighbours SELECT * FROM nearest_neighbours(dataset = 'holiday', k = 10)
+CREATE OR REPLACE VIEW nearest_neighbours AS
+SELECT {dataset:String} AS dataset, id, best.2 AS neighbour_id, best.1 AS cosine
+FROM
+(
+    SELECT id, arrayJoin(arraySlice(arrayReverseSort(groupArray((cosine, neighbour_id))), 1, {k:UInt32})) AS best
+    FROM
+    (
+        SELECT arrayJoin(vdx_near(a.vectors, b.vectors, {k:UInt32} + 1, -2::Float32)) AS pair,
+            a.ids[pair.1] AS id, b.ids[pair.2] AS neighbour_id, pair.3 AS cosine
+        FROM vector_blocks(dataset = {dataset:String}) AS a
+        CROSS JOIN vector_blocks(dataset = {dataset:String}) AS b
+    )
+    WHERE id != neighbour_id
+    GROUP BY id
+)
+SETTINGS max_block_size = 1;
+
+-- neighbours: nearest neighbours that were looked for, kept; likely_mistakes and uniqueness read them.
+-- Example: SELECT neighbour_id, cosine FROM neighbours WHERE id = 42 ORDER BY cosine DESC
+CREATE TABLE IF NOT EXISTS neighbours
+(
+    dataset LowCardinality(String),
+    id UInt64,
+    neighbour_id UInt64,
+    cosine Float32
+)
+ENGINE = ReplacingMergeTree ORDER BY (dataset, id, neighbour_id);
+
+-- likely_mistakes(dataset, attribute): images ranked by how much speaks against their label, attributes[attribute]: the share of
+-- their neighbours that have another one, each counted by its nearness, and the classifier of class means, to whose mean
+-- of the given label the image itself does not belong. `suspicion` is the mean of both; beyond 0.5 more speaks against the
+-- label than for it. `suggested` is what both together favour.
+-- Example: SELECT source, given, suggested, suspicion FROM likely_mistakes(dataset = 'holiday', attribute = 'shape') LIMIT 9
+CREATE OR REPLACE VIEW likely_mistakes AS
+WITH
+    labelled AS
+    (
+        SELECT id, attributes[{attribute:String}] AS label, vector
+        FROM images
+        WHERE ({dataset:String} = '' OR dataset = {dataset:String}) AND label != ''
+        LIMIT 1 BY id
+    ),
+    (
+        SELECT (groupArray(label), groupArray(total), groupArray(rows))
+        FROM (SELECT label, sumForEach(vector) AS total, count() AS rows FROM labelled GROUP BY label ORDER BY label)
+    ) AS classes,
+    voted AS
+    (
+        SELECT id, sumMap(map(label, weight)) AS votes
+        FROM
+        (
+            SELECT near.id AS id, named.label AS label,
+                -- A neighbour counts by its distance over that of the farthest.
+                exp(-(1 - near.cosine) / greatest(1e-6, max(1 - near.cosine) OVER (PARTITION BY near.id))) AS weight
+            FROM (SELECT * FROM neighbours FINAL WHERE dataset = {dataset:String}) AS near
+            INNER JOIN (SELECT id, label FROM labelled) AS named ON named.id = near.neighbour_id
+        )
+        GROUP BY id
+    ),
+    judged AS
+    (
+        SELECT
+            id,
+            label AS given,
+            arrayMap(
+                (name, total, rows) -> if(name = label,
+                    dotProduct(vector, vdx_normalize(arrayMap((a, b) -> a - b, total, vector))),
+                    dotProduct(vector, vdx_normalize(total))),
+                classes.1, classes.2, classes.3) AS cosines,
+            arrayMap(name -> votes[name] / arraySum(mapValues(votes)), classes.1) AS shares
+        FROM labelled
+        INNER JOIN voted USING (id)
+    ),
+    scored AS
+    (
+        SELECT
+            *,
+            -- The classifier's scale is that of the cosines themselves: their deviation over all images and classes.
+            stddevPopArray(cosines) OVER () AS deviation,
+            vdx_softmax(arrayMap(cosine -> 3 * cosine / deviation, cosines)) AS odds,
+            arrayMap((share, odd) -> (share + odd) / 2, shares, odds) AS support
+        FROM judged
+    )
+SELECT id, source, given, classes.1[indexOf(support, arrayMax(support))] AS suggested,
+    1 - support[indexOf(classes.1, given)] AS suspicion,
+    shares[indexOf(classes.1, given)] AS neighbour_share,
+    odds[indexOf(classes.1, given)] AS classifier_probability
+FROM scored
+INNER JOIN (SELECT id, source FROM images LIMIT 1 BY id) AS pictures USING (id)
+ORDER BY suspicion DESC, id;
+
+-- uniqueness(dataset): every image's mean distance to its kept neighbours, as a rank from 0 (most common) to 1 (most unusual), and
+-- its cosine to the mean of all images as a rank from 0 to 1 (most representative).
+-- Example: SELECT source, uniqueness, representativeness FROM uniqueness(dataset = 'holiday') ORDER BY uniqueness DESC LIMIT 9
+CREATE OR REPLACE VIEW uniqueness AS
+WITH (SELECT vdx_normalize(avgForEach(vector)) FROM images WHERE {dataset:String} = '' OR dataset = {dataset:String}) AS mean
+SELECT id, source, distance, percent_rank() OVER (ORDER BY distance) AS uniqueness,
+    cosine, percent_rank() OVER (ORDER BY cosine) AS representativeness
+FROM
+(
+    SELECT id, source, dotProduct(vector, mean) AS cosine
+    FROM images
+    WHERE {dataset:String} = '' OR dataset = {dataset:String}
+    LIMIT 1 BY id
+) AS pictures
+INNER JOIN (SELECT id, 1 - avg(cosine) AS distance FROM neighbours FINAL WHERE dataset = {dataset:String} GROUP BY id) AS near USING (id);
+
+-- diverse_subset(dataset, n): n images that cover a data set: the nearest to its mean, then each time the one farthest from
+-- all chosen so far (greedy k-centre, Gonzalez 1985), with that distance.
+-- Example: SELECT place, source, distance FROM diverse_subset(dataset = 'holiday', n = 9)
+CREATE OR REPLACE VIEW diverse_subset AS
+WITH
+    all_vectors AS
+    (
+        SELECT groupArray(id) AS ids, groupArray(source) AS sources, groupArray(vector) AS vectors, avgForEach(vector) AS mean
+        FROM (SELECT id, source, vector FROM images WHERE {dataset:String} = '' OR dataset = {dataset:String} ORDER BY id LIMIT 1 BY id)
+    ),
+    started AS
+    (
+        SELECT *, arrayMap(v -> dotProduct(v, mean), vectors) AS to_mean, indexOf(to_mean, arrayMax(to_mean)) AS first
+        FROM all_vectors
+    ),
+    -- The state is each image's distance to the chosen, followed by the chosen themselves.
+    chosen AS
+    (
+        SELECT
+            ids, sources,
+            arrayFold(
+                (state, turn) -> arrayMap(
+                    next -> arrayConcat(
+                        arrayMap((v, distance) -> least(distance, 1 - dotProduct(v, vectors[next])), vectors, arraySlice(state, 1, length(ids))),
+                        arraySlice(state, length(ids) + 1),
+                        [toFloat64(next), state[next]]),
+                    [indexOf(state, arrayMax(arraySlice(state, 1, length(ids))))])[1],
+                range(least({n:UInt32}, toUInt32(length(ids))) - 1),
+                arrayConcat(arrayMap(v -> toFloat64(1 - dotProduct(v, vectors[first])), vectors), [toFloat64(first), 2.])) AS state
+        FROM started
+    )
+SELECT
+    number + 1 AS place,
+    ids[toUInt64(picks[2 * number + 1])] AS id,
+    sources[toUInt64(picks[2 * number + 1])] AS source,
+    picks[2 * number + 2] AS distance
+FROM (SELECT ids, sources, arraySlice(state, length(ids) + 1) AS picks FROM chosen)
+ARRAY JOIN range(toUInt32(length(picks) / 2)) AS number
+ORDER BY place;
+
+-- label_coverage(labels, template_set): of a set of labels, how many images each is the most probable one of, at what mean
+-- probability, and of how many it is not sure (below 0.5): labels that nothing has, and images that no label fits.
+-- Example: SELECT label, images, unsure FROM label_coverage(labels = ['red', 'blue'], template_set = 'default')
+CREATE OR REPLACE VIEW label_coverage AS
+SELECT label, images, images / greatest(1, sum(images) OVER ()) AS share, mean_probability, unsure
+FROM
+(
+    SELECT label, countIf(given) AS images, avgIf(probability, given) AS mean_probability, countIf(given AND probability < 0.5) AS unsure
+    FROM
+    (
+        SELECT label, probability, true AS given
+        FROM zero_shot(labels = {labels:Array(String)}, template_set = {template_set:String})
+        UNION ALL
+        SELECT arrayJoin({labels:Array(String)}), 0, false
+    )
+    GROUP BY label
+)
+ORDER BY images DESC, label;
