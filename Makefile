@@ -3,7 +3,7 @@ PYTHON ?= python3
 READY = .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-laion tiny clean
+.PHONY: help demo test lint bench bench-laion bench-refine tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ bench: $(READY)  ## measure; results in tests/benchmarks/results/
 
 bench-laion: $(READY)  ## measure loading LAION's files against the published recipe (7 minutes, 9 GB of memory)
 	.venv/bin/python -m tests.benchmarks.laion
+
+bench-refine: $(READY)  ## measure refinement with a simulated user (10 minutes); DATA=rows.parquet TEXTS=texts.parquet for another set
+	.venv/bin/python -m tests.benchmarks.refinement $(if $(DATA),--data $(DATA) --texts $(TEXTS))
 
 tiny: $(READY)  ## train the bundled model again from its seed (about 28 minutes on 2 cores)
 	.venv/bin/python -m vdx_udf.tiny.train

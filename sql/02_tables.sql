@@ -248,9 +248,9 @@ CREATE TABLE IF NOT EXISTS classifiers
     bias Float64,
     uncertainty Tuple(scale Float64, covariance Float64, bias Float64), -- of logit_scale and bias: their covariance matrix
     labels UInt32,                                   -- how many it was trained on
-    freedom Float64,                                 -- prior variance of the weight around the text vector; 0: not moved
-    average_precision Float32 DEFAULT nan,           -- cross-validated, over the labels and the background
-    text_average_precision Float32 DEFAULT nan,      -- the text vector's over the same
+    freedom Nullable(Float64),                       -- prior variance of the weight around the text vector; 0: not moved
+    average_precision Nullable(Float32),             -- cross-validated, over the labels and the random images
+    text_average_precision Nullable(Float32),        -- the text vector's over the same
     model LowCardinality(String),                    -- whose vectors it scores, both '' where that is not known
     weights_hash LowCardinality(String),
     created_at DateTime64(6) DEFAULT now64(6),

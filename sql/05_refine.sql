@@ -77,8 +77,8 @@ WITH
             logit_scale = (SELECT assumeNotNull(toFloat64(encoder_info()['logit_scale']))))
     ) AS logit
 SELECT {concept:String} AS concept, 0::UInt32 AS round, 'text' AS method, encode_text({prompt:String}) AS weight,
-    assumeNotNull(logit.1) AS logit_scale, assumeNotNull(logit.2) AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels, 0. AS freedom,
-    nan::Float32 AS average_precision, nan::Float32 AS text_average_precision,
+    assumeNotNull(logit.1) AS logit_scale, assumeNotNull(logit.2) AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels, NULL AS freedom,
+    NULL AS average_precision, NULL AS text_average_precision,
     encoder['model'] AS model, encoder['weights_hash'] AS weights_hash, now64(6) AS created_at;
 
 -- start_concept_from(concept, vector): round 0 from any vector, for example a picture's; it stands where a text vector would.
@@ -90,8 +90,8 @@ WITH
         FROM first_logit(concept = {concept:String}, vector = (SELECT {vector:Array(Float32)}), logit_scale = 100)
     ) AS logit
 SELECT {concept:String} AS concept, 0::UInt32 AS round, 'vector' AS method, {vector:Array(Float32)} AS weight,
-    assumeNotNull(logit.1) AS logit_scale, assumeNotNull(logit.2) AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels, 0. AS freedom,
-    nan::Float32 AS average_precision, nan::Float32 AS text_average_precision,
+    assumeNotNull(logit.1) AS logit_scale, assumeNotNull(logit.2) AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels, NULL AS freedom,
+    NULL AS average_precision, NULL AS text_average_precision,
     '' AS model, '' AS weights_hash, now64(6) AS created_at;
 
 -- fit(concept, steps, learning_rate): the next round by the published recipe, gradient steps on a concept's labels from its
@@ -101,7 +101,11 @@ CREATE OR REPLACE VIEW fit AS
 WITH
     (SELECT (round, weight) FROM current_weight(concept = {concept:String})) AS current,
     (SELECT (any(model), any(weights_hash)) FROM current_classifiers WHERE concept = {concept:String}) AS trained_on,
-    (SELECT (groupArray(vector), groupArray(toFloat64(positive))) FROM labelled_vectors(concept = {concept:String})) AS samples
+    (
+        SELECT (groupArray(vector), groupArray(toFloat64(positive)))
+        FROM labelled_vectors(concept = {concept:String})
+        HAVING NOT throwIf(count() = 0, 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)')
+    ) AS samples
 SELECT
     {concept:String} AS concept,
     toUInt32(current.1 + 1) AS round,
@@ -112,10 +116,9 @@ SELECT
         CAST(current.2, 'Array(Float64)'))::Array(Float32) AS weight,
     1. AS logit_scale, 0. AS bias, (0., 0., 0.) AS uncertainty,
     toUInt32(length(samples.2)) AS labels,
-    nan AS freedom, nan::Float32 AS average_precision, nan::Float32 AS text_average_precision,
+    NULL AS freedom, NULL AS average_precision, NULL AS text_average_precision,
     assumeNotNull(trained_on.1) AS model, assumeNotNull(trained_on.2) AS weights_hash,
-    now64(6) AS created_at
-WHERE NOT throwIf(empty(samples.1), 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)');
+    now64(6) AS created_at;
 
 -- labelled_vectors(concept): the judged images of a concept with their vectors, positives first, in an order of their own.
 -- Example: SELECT id, positive, length(vector) FROM labelled_vectors(concept = 'circles')
@@ -396,7 +399,7 @@ WITH (
     WHERE concept = {concept:String} AND round = {round:UInt32}
 ) AS found
 SELECT assumeNotNull(found.2.1) AS round, assumeNotNull(found.2.2) AS method, assumeNotNull(found.2.3) AS weight, assumeNotNull(found.2.4) AS logit_scale, assumeNotNull(found.2.5) AS bias, assumeNotNull(found.2.6) AS uncertainty,
-    assumeNotNull(found.2.7) AS labels, assumeNotNull(found.2.8) AS freedom, assumeNotNull(found.2.9) AS model, assumeNotNull(found.2.10) AS weights_hash, assumeNotNull(found.2.11) AS created_at
+    assumeNotNull(found.2.7) AS labels, found.2.8 AS freedom, assumeNotNull(found.2.9) AS model, assumeNotNull(found.2.10) AS weights_hash, assumeNotNull(found.2.11) AS created_at
 WHERE NOT throwIf(found.1 = 0, 'this concept has no such round: SELECT round FROM classifiers WHERE concept = ...');
 
 -- scores(concept): every image's probability under the concept's current classifier.
@@ -440,7 +443,7 @@ WHERE NOT throwIf(
 CREATE OR REPLACE VIEW revert AS
 SELECT {concept:String} AS concept, toUInt32((SELECT max(round) FROM classifiers WHERE concept = {concept:String}) + 1) AS round,
     'revert' AS method, weight, logit_scale, bias, uncertainty, labels, freedom,
-    nan::Float32 AS average_precision, nan::Float32 AS text_average_precision, model, weights_hash, now64(6) AS created_at
+    NULL AS average_precision, NULL AS text_average_precision, model, weights_hash, now64(6) AS created_at
 FROM classifier_at(concept = {concept:String}, round = {to_round:UInt32});
 
 -- compare_rounds(concept, before, after, k): the images that moved into the k nearest between two rounds, and those that
@@ -525,8 +528,8 @@ FROM
         created_at, model::String, weights_hash::String, average_precision, text_average_precision
     )))::Array(Tuple(
         round UInt32, method String, weight Array(Float32), logit_scale Float64, bias Float64, scale_variance Float64,
-        covariance Float64, bias_variance Float64, labels UInt32, freedom Float64, created_at DateTime64(6), model String,
-        weights_hash String, average_precision Float32, text_average_precision Float32)) AS rounds
+        covariance Float64, bias_variance Float64, labels UInt32, freedom Nullable(Float64), created_at DateTime64(6), model String,
+        weights_hash String, average_precision Nullable(Float32), text_average_precision Nullable(Float32))) AS rounds
     FROM classifiers
     GROUP BY concept
 ) AS trained
@@ -545,8 +548,8 @@ CREATE TABLE IF NOT EXISTS concept_inbox
     concept String,
     rounds Array(Tuple(
         round UInt32, method String, weight Array(Float32), logit_scale Float64, bias Float64, scale_variance Float64,
-        covariance Float64, bias_variance Float64, labels UInt32, freedom Float64, created_at DateTime64(6), model String,
-        weights_hash String, average_precision Float32, text_average_precision Float32)),
+        covariance Float64, bias_variance Float64, labels UInt32, freedom Nullable(Float64), created_at DateTime64(6), model String,
+        weights_hash String, average_precision Nullable(Float32), text_average_precision Nullable(Float32))),
     judgements Array(Tuple(image_id UInt64, positive Bool, withdrawn Bool, labelled_at DateTime64(6)))
 )
 ENGINE = Null;

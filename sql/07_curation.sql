@@ -233,7 +233,7 @@ WITH
                         arraySlice(state, length(ids) + 1),
                         [toFloat64(next), state[next]]),
                     [indexOf(state, arrayMax(arraySlice(state, 1, length(ids))))])[1],
-                range(least({n:UInt32}, toUInt32(length(ids))) - 1),
+                range(toUInt32(greatest(1, least({n:UInt32}, length(ids)))) - 1),
                 arrayConcat(arrayMap(v -> toFloat64(1 - dotProduct(v, vectors[first])), vectors), [toFloat64(first), 2.])) AS state
         FROM started
     )
@@ -242,7 +242,7 @@ SELECT
     ids[toUInt64(picks[2 * number + 1])] AS id,
     sources[toUInt64(picks[2 * number + 1])] AS source,
     picks[2 * number + 2] AS distance
-FROM (SELECT ids, sources, arraySlice(state, length(ids) + 1) AS picks FROM chosen)
+FROM (SELECT ids, sources, arraySlice(state, length(ids) + 1) AS picks FROM chosen WHERE notEmpty(ids))
 ARRAY JOIN range(toUInt32(length(picks) / 2)) AS number
 ORDER BY place;
 

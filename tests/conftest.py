@@ -1,7 +1,9 @@
 """One installed prefix with the embedded engine for the whole run: what is tested is what `vdx install` deploys."""
 
+import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,9 @@ def clip():
 @pytest.fixture
 def fresh_tables(client):
     """Empties the tables, so that a test sees only its own rows."""
-    for table in ("images", "rejects", "inputs", "labels", "classifiers"):
+    for table in (
+        "images", "rejects", "inputs", "labels", "classifiers", "kept_concepts", "kept_scores", "near_pairs", "neighbours", "search_trials",
+    ):  # fmt: skip
         client.command(f"TRUNCATE TABLE {table}")
     return client
 
@@ -87,6 +91,24 @@ def loaded(fresh_tables, drawn):
         f" raw_blob FROM file('{folder}/*.png', RawBLOB)"
     )
     return fresh_tables
+
+
+def put(client, vectors: np.ndarray, dataset: str = "put", labels: list[str] | None = None, first: int = 0) -> list[int]:
+    """Adds rows with these vectors to images, attributes['label'] where labels are given; returns their ids in order."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/vectors.npy", vectors.astype(np.float32))
+        Path(folder, "labels.json").write_text(
+            "\n".join(json.dumps({"label": label}) for label in labels or [""] * len(vectors))
+        )
+        client.command(
+            "INSERT INTO images (source, dataset, model, vector, attributes)"
+            f" SELECT '{dataset}/' || toString(number + {first}), '{dataset}', 'put', array, if(label = '', map(), map('label', label))"
+            f" FROM (SELECT rowNumberInAllBlocks() AS number, array, label FROM file('{folder}/vectors.npy', Npy, 'array Array(Float32)')"
+            f" PASTE JOIN file('{folder}/labels.json', JSONEachRow, 'label String') SETTINGS max_threads = 1) SETTINGS max_threads = 1"
+        )
+    rows = client.query(f"SELECT source, id FROM images WHERE dataset = '{dataset}'").result_rows
+    ids = {int(source.rpartition("/")[2]): id for source, id in rows}
+    return [ids[number + first] for number in range(len(vectors))]
 
 
 def vdx(*arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
