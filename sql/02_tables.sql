@@ -24,7 +24,9 @@ CREATE TABLE IF NOT EXISTS images
 ENGINE = ReplacingMergeTree(loaded_at)
 -- A data set is searched, indexed and dropped on its own, and which models are there is known without reading a row.
 PARTITION BY (dataset, model, weights_hash)
-ORDER BY id;
+ORDER BY id
+-- 128 vectors of 512: a judged or random image is read with its granule, in a quarter of the time that 10 MiB take.
+SETTINGS index_granularity_bytes = 262144;
 
 -- rejects: one row per picture that could not be embedded, with the reason. To try one again, delete its row.
 -- Example: SELECT error, count() FROM rejects GROUP BY error

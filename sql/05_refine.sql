@@ -301,15 +301,20 @@ WITH
     [{top:Float64}, {uncertain:Float64}, {diverse:Float64}, {random:Float64}] AS shares,
     arrayMap(part -> toUInt32(round({k:UInt32} * part / arraySum(shares))), arrayCumSum(shares)) AS marks,
     arrayDifference(arrayPushFront(marks, 0)) AS quotas, -- after a first 0
-    judged AS (SELECT groupArray(image_id) AS judged_ids FROM current_labels WHERE concept = {concept:String}),
+    judged AS (SELECT image_id FROM current_labels WHERE concept = {concept:String}),
+    any_images AS
+    (
+        SELECT id
+        FROM random_images(seed = (SELECT {concept:String} || toString(count()) FROM labels WHERE concept = {concept:String}), n = 3 * {k:UInt32})
+        WHERE quotas[5] > 0
+    ),
     near AS
     (
         SELECT
             groupArray(id) AS ids,
-            arraySlice(ids, 1, 3 * {k:UInt32}) AS top_ids,
             arraySlice(arraySort((one, logit) -> abs(logit), ids, groupArray(current.2 * (1 - distance) + current.3)), 1, 3 * quotas[3])
-                AS uncertain_ids,
-            arraySlice(ids, 1, if(quotas[4] > 0, 10 * {k:UInt32}, 0)) AS diverse_ids
+                AS uncertain,
+            arrayConcat(arraySlice(ids, 1, {k:UInt32} * if(quotas[4] > 0, 10, 3)), uncertain) AS near_ids
         FROM
         (
             SELECT id, cosineDistance(vector, (SELECT current.1)) AS distance
@@ -317,45 +322,56 @@ WITH
             ORDER BY distance
             LIMIT (SELECT if(count() + 3 * {k:UInt32} <= 1000, 1000, count() + 1000) FROM labels WHERE concept = {concept:String})
         )
-        WHERE id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+        WHERE id NOT IN (SELECT image_id FROM judged)
     ),
-    any_images AS
+    candidates AS
     (
-        SELECT groupArray(id) AS random_ids
-        FROM random_images(seed = (SELECT {concept:String} || toString(count()) FROM labels WHERE concept = {concept:String}), n = 3 * {k:UInt32})
-        WHERE quotas[5] > 0 AND id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+        SELECT
+            groupArray(id) AS ids,
+            groupArray(vector) AS vectors,
+            groupArray((source, dataset, distance)) AS known,
+            groupArrayIf(id, is_judged) AS judged_ids,
+            groupArrayIf(id, is_random AND NOT is_judged) AS random_ids,
+            arraySort((one, distance) -> distance, groupArrayIf(id, is_near), groupArrayIf(distance, is_near)) AS near_ids,
+            arraySort((one, logit) -> logit, groupArrayIf(id, is_near), groupArrayIf(abs(current.2 * (1 - distance) + current.3), is_near))
+                AS uncertain_ids,
+            arraySlice(near_ids, 1, 3 * {k:UInt32}) AS top_ids,
+            arraySlice(near_ids, 1, 10 * {k:UInt32}) AS diverse_ids
+        FROM
+        (
+            SELECT id, source, dataset, vector, cosineDistance(vector, current.1) AS distance,
+                id IN (SELECT image_id FROM judged) AS is_judged,
+                id IN (SELECT id FROM any_images) AS is_random,
+                NOT is_judged AND NOT is_random AS is_near
+            FROM images
+            WHERE id IN (
+                SELECT arrayJoin(near_ids) FROM near UNION ALL SELECT image_id FROM judged UNION ALL SELECT id FROM any_images)
+            LIMIT 1 BY id
+        )
     ),
     compared AS
     (
         SELECT
-            groupArray(id) AS known_ids,
-            groupArray((source, dataset, cosineDistance(vector, current.1))) AS known,
-            groupArray(vector) AS vectors,
+            *,
             arrayMap(a -> arrayMap(b -> dotProduct(a, b), vectors), vectors) AS cosines,
-            arrayMap((row, own) -> arrayFilter((other, cosine) -> cosine >= 0.995 AND other != own, known_ids, row), cosines, known_ids)
-                AS twins
-        FROM
-        (
-            SELECT id, source, dataset, vector
-            FROM images
-            WHERE id IN (
-                SELECT arrayJoin(arrayConcat(judged_ids, top_ids, uncertain_ids, diverse_ids, random_ids))
-                FROM judged CROSS JOIN near CROSS JOIN any_images)
-            LIMIT 1 BY id
-        )
+            arrayMap((row, own) -> arrayFilter((other, cosine) -> cosine >= 0.995 AND other != own, ids, row), cosines, ids) AS twins
+        FROM candidates
     ),
     taken AS
     (
         SELECT
-            *,
+            ids,
+            known,
             -- What may be taken, in this order: (id, reason).
             arrayConcat(
-                arrayMap(id -> (id, 1), top_ids), arrayMap(id -> (id, 2), uncertain_ids), arrayMap(id -> (id, 4), random_ids)) AS offers,
+                arrayMap(id -> (id, 1), top_ids),
+                arrayMap(id -> (id, 2), arraySlice(uncertain_ids, 1, quotas[2] + 3 * quotas[3])),
+                arrayMap(id -> (id, 4), random_ids)) AS offers,
             arrayFold(
                 (list, offer) -> if(
                     countEqual(list.2, offer.2) >= quotas[offer.2 + 1]
                         OR has(list.1, offer.1)
-                        OR hasAny(twins[indexOf(known_ids, offer.1)], arrayConcat(list.1, judged_ids)),
+                        OR hasAny(twins[indexOf(ids, offer.1)], arrayConcat(list.1, judged_ids)),
                     list, arrayPushBack(list, offer)),
                 offers, CAST([], 'Array(Tuple(UInt64, UInt8))')) AS first,
             -- Each time the one whose largest cosine to what is judged or in the list is the least.
@@ -364,24 +380,24 @@ WITH
                     arraySort(pair -> pair.2, arrayMap(
                         (id, row) -> (id, if(
                             has(diverse_ids, id) AND NOT has(list.1, id),
-                            arrayMax(arrayMap((cosine, other) -> if(has(list.1, other) OR has(judged_ids, other), cosine, -1), row, known_ids)),
+                            arrayMax(arrayMap((cosine, other) -> if(has(list.1, other) OR has(judged_ids, other), cosine, -1), row, ids)),
                             2)),
-                        known_ids, cosines))[1].1, 3)),
+                        ids, cosines))[1].1, 3)),
                 range(toUInt32(quotas[4])), first) AS second,
             arrayFold(
                 (list, id) -> if(
                     length(list) >= {k:UInt32}
                         OR has(list.1, id)
-                        OR hasAny(twins[indexOf(known_ids, id)], arrayConcat(list.1, judged_ids)),
+                        OR hasAny(twins[indexOf(ids, id)], arrayConcat(list.1, judged_ids)),
                     list, arrayPushBack(list, (id, 1))),
                 top_ids, second) AS list
-        FROM compared CROSS JOIN judged CROSS JOIN near CROSS JOIN any_images
+        FROM compared
     )
 SELECT
     pick.1 AS id, found.1 AS source, found.2 AS dataset, found.3 AS distance,
     vdx_sigmoid(current.2 * (1 - distance) + current.3) AS probability,
     ['top', 'uncertain', 'diverse', 'random'][pick.2] AS reason
-FROM (SELECT arrayJoin(list) AS pick, known[indexOf(known_ids, pick.1)] AS found FROM taken)
+FROM (SELECT arrayJoin(list) AS pick, known[indexOf(ids, pick.1)] AS found FROM taken)
 ORDER BY pick.2, distance;
 
 -- next_to_label(concept, k): k unjudged images to judge next, with the reason of each: 4 in 10 the top of the ranking, 3

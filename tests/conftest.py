@@ -93,22 +93,23 @@ def loaded(fresh_tables, drawn):
     return fresh_tables
 
 
-def put(client, vectors: np.ndarray, dataset: str = "put", labels: list[str] | None = None, first: int = 0) -> list[int]:
-    """Adds rows with these vectors to images, attributes['label'] where labels are given; returns their ids in order."""
+def put(
+    client, vectors: np.ndarray, dataset: str = "put", attributes: list[dict[str, str]] | None = None, model: str = "put"
+) -> list[int]:
+    """Adds rows with these vectors to images; returns their ids in order."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/vectors.npy", vectors.astype(np.float32))
-        Path(folder, "labels.json").write_text(
-            "\n".join(json.dumps({"label": label}) for label in labels or [""] * len(vectors))
-        )
+        rows = [json.dumps({"attributes": each}) for each in attributes or [{}] * len(vectors)]
+        Path(folder, "attributes.json").write_text("\n".join(rows))
         client.command(
             "INSERT INTO images (source, dataset, model, vector, attributes)"
-            f" SELECT '{dataset}/' || toString(number + {first}), '{dataset}', 'put', array, if(label = '', map(), map('label', label))"
-            f" FROM (SELECT rowNumberInAllBlocks() AS number, array, label FROM file('{folder}/vectors.npy', Npy, 'array Array(Float32)')"
-            f" PASTE JOIN file('{folder}/labels.json', JSONEachRow, 'label String') SETTINGS max_threads = 1) SETTINGS max_threads = 1"
+            f" SELECT '{dataset}/' || toString(rowNumberInAllBlocks()), '{dataset}', '{model}', array, attributes"
+            f" FROM file('{folder}/vectors.npy', Npy, 'array Array(Float32)')"
+            f" PASTE JOIN file('{folder}/attributes.json', JSONEachRow, 'attributes Map(String, String)') SETTINGS max_threads = 1"
         )
-    rows = client.query(f"SELECT source, id FROM images WHERE dataset = '{dataset}'").result_rows
-    ids = {int(source.rpartition("/")[2]): id for source, id in rows}
-    return [ids[number + first] for number in range(len(vectors))]
+    found = client.query(f"SELECT source, id FROM images WHERE dataset = '{dataset}'").result_rows
+    ids = {int(source.rpartition("/")[2]): id for source, id in found}
+    return [ids[number] for number in range(len(vectors))]
 
 
 def vdx(*arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:

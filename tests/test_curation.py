@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_groups_are_connected_components_and_keep_the_largest_file(fresh_tables)
     ids = put(fresh_tables, clustered(rng, 60))
     order = rng.permutation(60)
     chain, star, pair = order[:30], order[30:38], order[38:40]  # a chain needs many turns
-    edges = [*zip(chain[:-1], chain[1:], strict=True), *((star[0], other) for other in star[1:]), tuple(pair)]
+    edges = [*pairwise(chain), *((star[0], other) for other in star[1:]), tuple(pair)]
     for a, b in edges:
         first, second = sorted((ids[a], ids[b]))
         fresh_tables.command(f"INSERT INTO near_pairs VALUES ('put', {first}, {second}, 0.97)")
@@ -108,8 +109,8 @@ def test_all_leaked_test_images_are_found(fresh_tables, attribute):
     trained, tested = clustered(rng, 1_500), clustered(rng, 400)
     leaked, origins = rng.permutation(400)[:50], rng.permutation(1_500)[:50]
     tested[leaked] = copies(rng, trained[origins])
-    train_ids = put(fresh_tables, trained, "train", labels=["train"] * 1_500)
-    test_ids = put(fresh_tables, tested, "test", labels=["test"] * 400)
+    train_ids = put(fresh_tables, trained, "train", [{"label": "train"}] * 1_500)
+    test_ids = put(fresh_tables, tested, "test", [{"label": "test"}] * 400)
     statement = f"SELECT test_id, train_id, test_source FROM leaks(attribute = '{attribute}', train = 'train', test = 'test', least = 0.95)"
     found = fresh_tables.query(statement).result_rows
     exact = tested @ trained.T
@@ -137,7 +138,7 @@ def test_flipped_labels_come_first(fresh_tables, which, drawn, clip):
     classes = truth.max() + 1
     wrong = rng.permutation(len(truth)) < 0.05 * len(truth)
     given = np.where(wrong, (truth + rng.integers(1, classes, len(truth))) % classes, truth)
-    ids = put(fresh_tables, vectors, labels=[f"class {label}" for label in given])
+    ids = put(fresh_tables, vectors, attributes=[{"label": f"class {label}"} for label in given])
     fresh_tables.command("INSERT INTO neighbours SELECT * FROM nearest_neighbours(dataset = 'put', k = 10)")
     rows = fresh_tables.query(
         "SELECT id, given, suggested, suspicion FROM likely_mistakes(dataset = 'put', attribute = 'label')"

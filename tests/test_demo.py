@@ -15,6 +15,7 @@ def test_the_demo_shows_what_it_promises(tmp_path):
         "text_precision_at_10",
         "zero_shot_accuracy",
         "average_precision",
+        "mistakes",
         "index_used",
         "rows",
         "rows_per_second",
@@ -28,13 +29,16 @@ def test_the_demo_shows_what_it_promises(tmp_path):
     precision = report["average_precision"]
     assert len(precision) == 4
     assert precision[-1] > precision[0] + 0.1
-    assert len(report["pictures"]) == 8
+    assert report["mistakes"]["planted"] > 5
+    assert report["mistakes"]["precision"] >= 0.9
+    assert report["mistakes"]["recall"] >= 0.8
+    assert len(report["pictures"]) == 9
     for path in report["pictures"]:
         with Image.open(path) as sheet:
             assert sheet.width > 500
             assert sheet.height > 200
     assert "INSERT INTO inbox" in done.stdout
-    assert "FROM fit(concept" in done.stdout
+    assert "FROM refine(concept" in done.stdout
     assert "not a picture: b'not a picture at all" in done.stdout
     running = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in p.read_bytes()]
     assert not running  # the demo leaves no process behind

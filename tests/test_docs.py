@@ -4,13 +4,17 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.conftest import put
 from tests.test_sql import documented, states_its_purpose
 from vdx_udf import contract, load, settings
 from vdx_udf.bundle import bundle_folder
 from vdx_udf.cli import main
+from vdx_udf.demo import SWAPPED, WANTED, attributes
 from vdx_udf.engine import split_statements
+from vdx_udf.tiny.pictures import draw, pair, sample_picture
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -21,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_sql_runs_as_printed(fresh_tables, drawn):
-    (text,) = blocks("sql")
+    text = blocks("sql")[0]
     statements = list(split_statements(text.replace("/pictures/", f"{drawn[0]}/")))
     assert len(statements) == 11
     for statement in statements:
@@ -30,6 +34,28 @@ def test_the_sql_runs_as_printed(fresh_tables, drawn):
         else:
             fresh_tables.command(statement)
     assert fresh_tables.query("SELECT max(round), max(labels) FROM classifiers").result_rows == [(1, 20)]
+
+
+def test_the_walk_through_runs_as_printed(fresh_tables, clip):
+    """On pictures as the demo draws them, with the attributes that it gives them."""
+    rng = np.random.default_rng(77)
+    pictures = [pair(rng, *WANTED) for _ in range(30)] + [pair(rng, *SWAPPED) for _ in range(30)]
+    pictures += [sample_picture(rng) for _ in range(340)]
+    vectors = np.asarray(clip.encode_images([clip.pixels(draw(picture)) for picture in pictures]))
+    known = [attributes(picture) for picture in pictures]
+    put(fresh_tables, vectors, "demo", [{"label": each["objects"], **each} for each in known], "vdx-tiny")
+    _, text = blocks("sql")
+    may_be_empty = ("near_duplicate_groups",)
+    for statement in split_statements(text):
+        code = re.sub(r"^--.*\n", "", statement, flags=re.MULTILINE)
+        if code.startswith("SELECT"):
+            rows = fresh_tables.query(code.replace(" FORMAT JSONEachRow", "")).result_rows
+            assert rows or any(name in code for name in may_be_empty), code
+        else:
+            fresh_tables.command(code)
+    assert fresh_tables.query(
+        "SELECT max(round), argMax(labels, round) FROM classifiers WHERE concept = 'pairs'"
+    ).result_rows == [(3, 9)]
 
 
 def test_the_commands_are_those_of_make_and_vdx():
@@ -97,7 +123,7 @@ def test_precisions_and_defaults_are_the_settings():
     assert f"the last {settings.LABEL_SETS} sets of labels" in README
 
 
-@pytest.mark.parametrize("name", ["speed", "laion"])
+@pytest.mark.parametrize("name", ["speed", "laion", "refinement"])
 def test_the_tables_are_the_benchmarks(name):
     assert (ROOT / "tests" / "benchmarks" / "results" / f"{name}.md").read_text() in README
 

@@ -65,8 +65,8 @@ FUNCTIONS = {
             "vdx_near",
             (("left", VECTORS), ("right", VECTORS), ("k", "UInt32"), ("least", "Float32")),
             "Array(Tuple(left UInt32, right UInt32, cosine Float32))",
-            "for two arrays of unit vectors all pairs whose inner product is `least` or more, numbered from 1; of each left vector "
-            "only the k best, best first, unless k is 0",
+            "for two arrays of unit vectors all pairs whose inner product is `least` or more, numbered from 1; of each left "
+            "vector only the k best, best first, unless k is 0",
         ),
         Function(
             "vdx_encoder_info",

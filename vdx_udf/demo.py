@@ -26,7 +26,8 @@ SEED = 7_000  # neither the training's nor the evaluation's
 CONCEPT = "a red circle and a blue square"
 WANTED, SWAPPED = (("red", "circle"), ("blue", "square")), (("blue", "circle"), ("red", "square"))
 PAIRS = 0.04  # share of the pictures that show the concept, and as many the swapped one
-ROUNDS, LABELS_A_ROUND = 3, 30
+ROUNDS, LABELS_A_ROUND = 3, 10
+MISTAKES = 0.05  # share of the pictures of one shape whose `label` names another one
 ZERO_SHOT_LABELS = {"shape": "{}", "colour": "{} object", "size": "{} object", "texture": "{} object",
                     "background": "{} background"}  # fmt: skip
 
@@ -81,7 +82,7 @@ def run(output: Path, pictures: int) -> dict[str, Any]:
     demo.prepare()
     try:
         load(demo, pictures)
-        for walk in (search_by_text, search_by_picture, search_filtered, label_zero_shot, refine):
+        for walk in (search_by_text, search_by_picture, search_filtered, label_zero_shot, refine, find_mistakes):
             walk(demo)
     finally:
         stop_encoder(demo.layout)
@@ -104,11 +105,15 @@ def load(demo: Demo, count: int) -> None:
     demo.pictures_folder.mkdir(parents=True)
     with open(demo.output / "captions.jsonl", "w") as captions:
         for number, picture in enumerate(tqdm(drawn, "draw", unit=" pictures", leave=False)):
+            known = attributes(picture)
+            if "shape" in known:
+                wrong = rng.random() < MISTAKES
+                known["label"] = (
+                    str(rng.choice([s for s in VALUES["shape"] if s != known["shape"]])) if wrong else known["shape"]
+                )
             path = demo.pictures_folder / f"{number:05}.{'jpg' if number % 2 else 'png'}"
             draw(picture).save(path, quality=92)
-            captions.write(
-                json.dumps({"path": str(path), "caption": picture.describe(), "attributes": attributes(picture)}) + "\n"
-            )
+            captions.write(json.dumps({"path": str(path), "caption": picture.describe(), "attributes": known}) + "\n")
     (demo.pictures_folder / "99998.jpg").write_bytes(b"not a picture at all \x00\x01")
     (demo.pictures_folder / "99999.png").write_bytes((demo.pictures_folder / "00000.png").read_bytes()[:200])
     began = time.monotonic()
@@ -213,35 +218,53 @@ def refine(demo: Demo) -> None:
     click.echo(f"average precision of the text vector: {precision[0]}")
     refinement_sheet(demo, relevant, 0)
     for number in range(1, ROUNDS + 1):
-        demo.sql(f"SELECT id, source, distance FROM next_to_label(concept = '{CONCEPT}', k = {LABELS_A_ROUND})")
+        demo.sql(f"SELECT id, source, probability, reason FROM next_to_label(concept = '{CONCEPT}', k = {LABELS_A_ROUND})")
         demo.sql(
             f"""
 INSERT INTO labels (concept, image_id, positive)
 SELECT '{CONCEPT}', id, {relevant}
 FROM next_to_label(concept = '{CONCEPT}', k = {LABELS_A_ROUND}) INNER JOIN images USING (id)"""
         )
-        demo.sql(f"INSERT INTO classifiers SELECT * FROM fit(concept = '{CONCEPT}', steps = 5, learning_rate = 0.1)")
+        demo.sql(f"INSERT INTO classifiers SELECT * FROM refine(concept = '{CONCEPT}')")
         precision.append(average_precision(demo, relevant))
         ((right, wrong),) = demo.sql(
             f"SELECT countIf(positive) AS right, countIf(NOT positive) AS wrong FROM current_labels WHERE concept = '{CONCEPT}'"
         )
         click.echo(f"round {number}: {right} right and {wrong} hard negatives so far; average precision {precision[-1]}")
         refinement_sheet(demo, relevant, number)
+    demo.sql(
+        f"SELECT moved, count() FROM compare_rounds(concept = '{CONCEPT}', before = 0, after = {ROUNDS}, k = 50) GROUP BY moved"
+    )
+    demo.sql(f"SELECT threshold, images, right_low, right_high FROM threshold(concept = '{CONCEPT}', precision = 0.8)")
     demo.report["average_precision"] = precision
 
 
+def find_mistakes(demo: Demo) -> None:
+    """Finds the pictures whose label is wrong, by their neighbours and a classifier."""
+    demo.step(f"Find wrong labels: {MISTAKES:.0%} of the pictures of one shape carry another shape's name")
+    demo.sql("INSERT INTO neighbours SELECT * FROM nearest_neighbours(dataset = 'demo', k = 10)")
+    found = """
+SELECT source, given, suggested, round(suspicion, 3) AS suspicion, given != attributes['shape'] AS wrong
+FROM likely_mistakes(dataset = 'demo', attribute = 'label') INNER JOIN images USING (id)
+WHERE suspicion > 0.5 ORDER BY suspicion DESC"""
+    rows = demo.sql(found)
+    ((planted,),) = demo.sql("SELECT countIf(attributes['label'] != attributes['shape']) FROM images", show=False)
+    right = sum(wrong for *_, wrong in rows)
+    demo.report["mistakes"] = {
+        "planted": planted,
+        "precision": round(right / max(1, len(rows)), 3),
+        "recall": round(right / planted, 3),
+    }
+    click.echo(f"{len(rows)} labels look wrong, {right} of them are, of {planted} that were planted")
+    sheet = [(source, f"{given}? {suggested}", bool(wrong)) for source, given, suggested, _, wrong in rows[:20]]
+    demo.sheet("6-likely-mistakes", "likely label mistakes: given? suggested", sheet)
+
+
 def average_precision(demo: Demo, relevant: str) -> float:
-    """Average precision of the concept's current scores over all images: the mean, over the relevant ones, of the
-    precision at each one's rank."""
+    """Average precision of the concept's current scores over all images."""
     statement = f"""
-SELECT round(avg(precision), 4)
-FROM
-(
-    SELECT is_relevant, sum(is_relevant) OVER ranking / row_number() OVER ranking AS precision
-    FROM (SELECT {relevant} AS is_relevant, probability, id FROM scores(concept = '{CONCEPT}') INNER JOIN images USING (id))
-    WINDOW ranking AS (ORDER BY probability DESC, id ROWS UNBOUNDED PRECEDING)
-)
-WHERE is_relevant"""
+SELECT round(vdx_average_precision(groupArray({relevant}), groupArray(probability)), 4)
+FROM scores(concept = '{CONCEPT}') INNER JOIN images USING (id)"""
     return demo.sql(statement, show=False)[0][0]
 
 
