@@ -16,23 +16,19 @@ SELECT * FROM classifiers ORDER BY concept, round DESC, created_at DESC LIMIT 1 
 -- of another model than the concept's.
 -- Example: SELECT round, length(weight) FROM current_weight(concept = 'circles')
 CREATE OR REPLACE VIEW current_weight AS
-WITH
-    (
-        SELECT (count(), argMax((round, weight, logit_scale, bias, uncertainty, weights_hash, model), (round, created_at)))
-        FROM classifiers
-        WHERE concept = {concept:String}
-    ) AS found,
-    (
-        SELECT groupArrayIf(
-            format('{} (weights {})', if(model = '', 'a model that is not named', model), if(weights_hash = '', 'unknown', weights_hash)),
-            found.2.6 != '' AND weights_hash != found.2.6 AND (weights_hash != '' OR model != found.2.7))
-        FROM (SELECT model, weights_hash FROM images GROUP BY model, weights_hash)
-    ) AS others
-SELECT assumeNotNull(found.2.1) AS round, assumeNotNull(found.2.2) AS weight, assumeNotNull(found.2.3) AS logit_scale, assumeNotNull(found.2.4) AS bias, assumeNotNull(found.2.5) AS uncertainty
-WHERE NOT throwIf(found.1 = 0, 'this concept has no classifier yet: INSERT INTO classifiers SELECT * FROM start_concept(concept = ..., prompt = ...)')
-    AND NOT throwIf(notEmpty(others), format(
-        'the concept was trained on vectors of {} (weights {}), but images holds vectors of {} too, which do not compare: start'
-        || ' the concept again under another name, or delete the other images', found.2.7, found.2.6, arrayStringConcat(others, ', ')));
+SELECT latest.1 AS round, latest.2 AS weight, latest.3 AS logit_scale, latest.4 AS bias, latest.5 AS uncertainty
+FROM
+(
+    SELECT count() AS rounds, argMax((round, weight, logit_scale, bias, uncertainty, weights_hash, model), (round, created_at)) AS latest
+    FROM classifiers
+    WHERE concept = {concept:String}
+) AS trained
+CROSS JOIN (SELECT groupArray((weights_hash::String, model::String)) AS held FROM (SELECT weights_hash, model FROM images GROUP BY ALL)) AS known
+WHERE NOT throwIf(rounds = 0, 'this concept has no classifier yet: INSERT INTO classifiers SELECT * FROM start_concept(concept = ..., prompt = ...)')
+    AND NOT throwIf(
+        latest.6 != '' AND arrayExists(other -> other.1 != latest.6 AND (other.1 != '' OR other.2 != latest.7), held),
+        'images holds vectors of another model than this concept was trained on, and they do not compare (SELECT DISTINCT model,'
+        || ' weights_hash FROM images): start the concept again under another name, or delete the other images');
 
 -- random_images(seed, n): n images at random, always the same for a seed and table: those whose ids, hashes themselves,
 -- come next after the seed's hash. Reads no more than n rows a part.
@@ -134,8 +130,9 @@ ORDER BY positive DESC, sipHash64(id);
 --
 -- With z the cosine to the text vector in standard deviations over 100 random images, and r the vector less their mean, over
 -- its typical length, the logit is (k + a) z + r'v + bias: k is round 0's logit scale, a has variance 1, v variance `freedom`
--- a direction, the bias 4. The prior has the weight of one label, so it fades as labels come in; the random images
--- stand in as negatives that together weigh as much as the labels at most, and positives as much as negatives.
+-- a direction, the bias 4. The prior has the weight of one label, so it fades as labels come in. The random images are negatives
+-- that together count as many as there are labels; then positives and negatives are made to count the same. Of more than 150
+-- labels of a kind 150 are taken, always the same at random; the column labels says how many were used.
 -- freedom is 0 (the text vector), 1, 4, 16 or 64, by five-fold cross-validation: a larger one is taken where the
 -- log-loss falls (by more than its standard error, from 4 on) and average precision rises; above a tenth of the number of
 -- labels only where average precision is 0.1 above the text vector's. Where nothing beats the text vector it stays.
@@ -149,7 +146,10 @@ WITH
         SELECT argMin((vdx_normalize(weight), logit_scale, model, weights_hash), (round, created_at))
         FROM classifiers WHERE concept = {concept:String}
     ) AS start,
-    (SELECT (groupArray(vector), groupArray(toFloat64(positive))) FROM labelled_vectors(concept = {concept:String})) AS judged,
+    (
+        SELECT (groupArray(vector), groupArray(toFloat64(positive)))
+        FROM (SELECT vector, positive FROM labelled_vectors(concept = {concept:String}) LIMIT 150 BY positive)
+    ) AS judged,
     (
         SELECT groupArray(vector)
         FROM

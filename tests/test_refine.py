@@ -384,5 +384,5 @@ def test_a_concept_of_another_model_is_refused(loaded):
     loaded.command("INSERT INTO classifiers SELECT * FROM start_concept(concept = 'stars', prompt = 'a star')")
     assert loaded.query("SELECT model, weights_hash != '' FROM classifiers").result_rows == [("vdx-tiny", 1)]
     put(loaded, np.eye(3, 512))
-    with pytest.raises(Exception, match=r"the concept was trained on vectors of vdx-tiny .* but images holds vectors of put"):
+    with pytest.raises(Exception, match="images holds vectors of another model than this concept was trained on"):
         loaded.query("SELECT * FROM scores(concept = 'stars')")

@@ -19,7 +19,7 @@ from tests.benchmarks import refinement_methods, refinement_sets
 from tests.benchmarks.refinement_user import LABELS_A_ROUND, ROUNDS, User, halves
 from vdx_udf import engine
 from vdx_udf.bundle import bundle_folder, with_dimension
-from vdx_udf.install import Layout, install
+from vdx_udf.install import Layout, install, stop_encoder
 
 RESULTS = Path(__file__).parent / "results"
 HARD = 0.5  # average precision of text alone below which a concept is hard
@@ -67,6 +67,7 @@ def measure(part: refinement_sets.LabelledSet) -> list[dict]:
                 known = {"set": part.name, "concept": concept.name, "hard": start < HARD, "method": name}
                 rows += [known | {"round": n, "average_precision": round(value, 5)} for n, value in enumerate(found)]
         pool.client.close()
+        stop_encoder(Layout.embedded(Path(folder) / "prefix"))
     return rows
 
 
