@@ -291,9 +291,9 @@ FROM linear
 WHERE NOT throwIf(empty(judged.1), 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)');
 
 -- next_to_label_mix(concept, k, top, uncertain, diverse, random): k unjudged images to judge next, in these proportions: the
--- nearest to the current weight; of the 1000 nearest those whose probability is closest to 0.5; of the 10 k nearest those
+-- nearest to the current weight; of the 1000 nearest those whose probability is closest to 0.5; of the 5 k nearest those
 -- least like what was judged or is in the list; and any. Each with its reason; none with a cosine of 0.995 or more to
--- one that was judged or is in the list. The random share is what the threshold's estimate rests on far from the top.
+-- one of the last 1000 that were judged or to one in the list. The random share is what the threshold's estimate rests on far from the top.
 -- Example: SELECT * FROM next_to_label_mix(concept = 'circles', k = 9, top = 1, uncertain = 1, diverse = 1, random = 0)
 CREATE OR REPLACE VIEW next_to_label_mix AS
 WITH
@@ -314,7 +314,7 @@ WITH
             groupArray(id) AS ids,
             arraySlice(arraySort((one, logit) -> abs(logit), ids, groupArray(current.2 * (1 - distance) + current.3)), 1, 3 * quotas[3])
                 AS uncertain,
-            arrayConcat(arraySlice(ids, 1, {k:UInt32} * if(quotas[4] > 0, 10, 3)), uncertain) AS near_ids
+            arrayConcat(arraySlice(ids, 1, {k:UInt32} * if(quotas[4] > 0, 5, 3)), uncertain) AS near_ids
         FROM
         (
             SELECT id, cosineDistance(vector, (SELECT current.1)) AS distance
@@ -324,28 +324,34 @@ WITH
         )
         WHERE id NOT IN (SELECT image_id FROM judged)
     ),
+    compared_to AS
+    (
+        SELECT image_id FROM labels WHERE concept = {concept:String} GROUP BY image_id ORDER BY max(labelled_at) DESC LIMIT 1000
+    ),
     candidates AS
     (
         SELECT
-            groupArray(id) AS ids,
-            groupArray(vector) AS vectors,
-            groupArray((source, dataset, distance)) AS known,
-            groupArrayIf(id, is_judged) AS judged_ids,
-            groupArrayIf(id, is_random AND NOT is_judged) AS random_ids,
+            groupArrayIf(id, is_new) AS ids,
+            groupArrayIf(vector, is_new) AS vectors,
+            groupArrayIf((source, dataset, distance), is_new) AS known,
+            groupArrayIf(vector, NOT is_new) AS judged_vectors,
+            groupArrayIf(id, is_random) AS random_ids,
             arraySort((one, distance) -> distance, groupArrayIf(id, is_near), groupArrayIf(distance, is_near)) AS near_ids,
             arraySort((one, logit) -> logit, groupArrayIf(id, is_near), groupArrayIf(abs(current.2 * (1 - distance) + current.3), is_near))
                 AS uncertain_ids,
             arraySlice(near_ids, 1, 3 * {k:UInt32}) AS top_ids,
-            arraySlice(near_ids, 1, 10 * {k:UInt32}) AS diverse_ids
+            arraySlice(near_ids, 1, 5 * {k:UInt32}) AS diverse_ids
         FROM
         (
             SELECT id, source, dataset, vector, cosineDistance(vector, current.1) AS distance,
-                id IN (SELECT image_id FROM judged) AS is_judged,
-                id IN (SELECT id FROM any_images) AS is_random,
-                NOT is_judged AND NOT is_random AS is_near
+                id NOT IN (SELECT image_id FROM judged) AS is_new,
+                is_new AND id IN (SELECT id FROM any_images) AS is_random,
+                -- A random one may be among the nearest too: no farther than the farthest of those.
+                max(if(is_new AND NOT is_random, distance, NULL)) OVER () AS farthest,
+                is_new AND (NOT is_random OR distance <= ifNull(farthest, 2)) AS is_near
             FROM images
             WHERE id IN (
-                SELECT arrayJoin(near_ids) FROM near UNION ALL SELECT image_id FROM judged UNION ALL SELECT id FROM any_images)
+                SELECT arrayJoin(near_ids) FROM near UNION ALL SELECT image_id FROM compared_to UNION ALL SELECT id FROM any_images)
             LIMIT 1 BY id
         )
     ),
@@ -354,7 +360,10 @@ WITH
         SELECT
             *,
             arrayMap(a -> arrayMap(b -> dotProduct(a, b), vectors), vectors) AS cosines,
-            arrayMap((row, own) -> arrayFilter((other, cosine) -> cosine >= 0.995 AND other != own, ids, row), cosines, ids) AS twins
+            -- The largest cosine to what was judged, and the candidates that are near duplicates of each.
+            arrayMap(a -> arrayMax(arrayPushBack(arrayMap(b -> dotProduct(a, b), judged_vectors), -1)), vectors) AS to_judged,
+            arrayMap((row, own) -> arrayFilter((other, cosine) -> cosine >= 0.995 AND other != own, ids, row), cosines, ids) AS twins,
+            arrayFilter((one, cosine) -> cosine >= 0.995, ids, to_judged) AS stale
         FROM candidates
     ),
     taken AS
@@ -371,24 +380,27 @@ WITH
                 (list, offer) -> if(
                     countEqual(list.2, offer.2) >= quotas[offer.2 + 1]
                         OR has(list.1, offer.1)
-                        OR hasAny(twins[indexOf(ids, offer.1)], arrayConcat(list.1, judged_ids)),
+                        OR has(stale, offer.1)
+                        OR hasAny(twins[indexOf(ids, offer.1)], list.1),
                     list, arrayPushBack(list, offer)),
                 offers, CAST([], 'Array(Tuple(UInt64, UInt8))')) AS first,
             -- Each time the one whose largest cosine to what is judged or in the list is the least.
             arrayFold(
-                (list, turn) -> arrayPushBack(list, (
-                    arraySort(pair -> pair.2, arrayMap(
-                        (id, row) -> (id, if(
+                (list, turn) -> arrayMap(
+                    best -> if(best.2 >= 0.995 OR empty(ids), list, arrayPushBack(list, (best.1, 3))),
+                    [arraySort(pair -> pair.2, arrayMap(
+                        (id, row, judged_cosine) -> (id, if(
                             has(diverse_ids, id) AND NOT has(list.1, id),
-                            arrayMax(arrayMap((cosine, other) -> if(has(list.1, other) OR has(judged_ids, other), cosine, -1), row, ids)),
+                            greatest(judged_cosine, arrayMax(arrayMap((cosine, other) -> if(has(list.1, other), cosine, -1), row, ids))),
                             2)),
-                        ids, cosines))[1].1, 3)),
+                        ids, cosines, to_judged))[1]])[1],
                 range(toUInt32(quotas[4])), first) AS second,
             arrayFold(
                 (list, id) -> if(
                     length(list) >= {k:UInt32}
                         OR has(list.1, id)
-                        OR hasAny(twins[indexOf(ids, id)], arrayConcat(list.1, judged_ids)),
+                        OR has(stale, id)
+                        OR hasAny(twins[indexOf(ids, id)], list.1),
                     list, arrayPushBack(list, (id, 1))),
                 top_ids, second) AS list
         FROM compared

@@ -238,9 +238,21 @@ def test_the_diverse_share_is_farthest_from_the_judged(world):
     ((found, reason),) = world.rows(
         "SELECT id, reason FROM next_to_label_mix(concept = 'wanted', k = 1, top = 0, uncertain = 0, diverse = 1, random = 0)"
     )
-    nearest = [row for row in np.argsort(-world.vectors @ world.text) if row not in judged][:10]
+    nearest = [row for row in np.argsort(-world.vectors @ world.text) if row not in judged][:5]
     farthest = min(nearest, key=lambda row: (world.vectors[row] @ world.vectors[judged].T).max())
     assert (world.row_of[found], reason) == (farthest, "diverse")
+
+
+def test_a_table_that_runs_out_gives_what_it_has(fresh_tables):
+    vectors = unit(np.random.default_rng(11).normal(size=(8, 512)))
+    few = World(fresh_tables, vectors, np.arange(8) < 4, vectors[0], put(fresh_tables, vectors))
+    few.label([1, 2])
+    for shares in ("top = 4, uncertain = 3, diverse = 1, random = 2", "top = 0, uncertain = 0, diverse = 1, random = 0"):
+        rows = few.rows(f"SELECT id FROM next_to_label_mix(concept = 'wanted', k = 20, {shares})")
+        assert sorted(id for (id,) in rows) == sorted(few.ids[row] for row in (0, 3, 4, 5, 6, 7))
+    few.label([0, 3, 4, 5, 6, 7])
+    assert few.rows("SELECT id FROM next_to_label(concept = 'wanted', k = 20)") == []
+    few.refine()
 
 
 def test_near_duplicates_of_judged_and_listed_images_are_left_out(world):
