@@ -16,17 +16,19 @@ SELECT * FROM classifiers ORDER BY concept, round DESC, created_at DESC LIMIT 1 
 -- of another model than the concept's.
 -- Example: SELECT round, length(weight) FROM current_weight(concept = 'circles')
 CREATE OR REPLACE VIEW current_weight AS
-SELECT latest.1 AS round, latest.2 AS weight, latest.3 AS logit_scale, latest.4 AS bias, latest.5 AS uncertainty
+SELECT latest.round AS round, latest.weight AS weight, latest.logit_scale AS logit_scale, latest.bias AS bias, latest.uncertainty AS uncertainty
 FROM
 (
-    SELECT count() AS rounds, argMax((round, weight, logit_scale, bias, uncertainty, weights_hash, model), (round, created_at)) AS latest
+    SELECT count() AS rounds, argMax((round, weight, logit_scale, bias, uncertainty, weights_hash, model), (round, created_at))::Tuple(
+        round UInt32, weight Array(Float32), logit_scale Float64, bias Float64,
+        uncertainty Tuple(scale Float64, covariance Float64, bias Float64), weights_hash String, model String) AS latest
     FROM classifiers
     WHERE concept = {concept:String}
 ) AS trained
 CROSS JOIN (SELECT groupArray((weights_hash::String, model::String)) AS held FROM (SELECT weights_hash, model FROM images GROUP BY ALL)) AS known
 WHERE NOT throwIf(rounds = 0, 'this concept has no classifier yet: INSERT INTO classifiers SELECT * FROM start_concept(concept = ..., prompt = ...)')
     AND NOT throwIf(
-        latest.6 != '' AND arrayExists(other -> other.1 != latest.6 AND (other.1 != '' OR other.2 != latest.7), held),
+        latest.weights_hash != '' AND arrayExists(other -> other.1 != latest.weights_hash AND (other.1 != '' OR other.2 != latest.model), held),
         'images holds vectors of another model than this concept was trained on, and they do not compare (SELECT DISTINCT model,'
         || ' weights_hash FROM images): start the concept again under another name, or delete the other images');
 
@@ -144,10 +146,12 @@ WITH
     (SELECT round FROM current_weight(concept = {concept:String})) AS latest,
     (
         SELECT argMin((vdx_normalize(weight), logit_scale, model, weights_hash), (round, created_at))
-        FROM classifiers WHERE concept = {concept:String}
+            ::Tuple(text Array(Float32), logit_scale Float64, model String, weights_hash String)
+        FROM classifiers
+        WHERE concept = {concept:String}
     ) AS start,
     (
-        SELECT (groupArray(vector), groupArray(toFloat64(positive)))
+        SELECT (groupArray(vector), groupArray(toFloat64(positive)))::Tuple(vectors Array(Array(Float32)), labels Array(Float64))
         FROM (SELECT vector, positive FROM labelled_vectors(concept = {concept:String}) LIMIT 150 BY positive)
     ) AS judged,
     (
@@ -165,16 +169,16 @@ WITH
     samples AS
     (
         SELECT
-            arrayConcat(judged.1, random) AS vectors,
-            arrayConcat(judged.2, arrayMap(vector -> 0., random)) AS labels,
-            length(judged.1) AS judged_rows,
-            if(empty(random), judged.1, random) AS backdrop,
+            arrayConcat(judged.vectors, random) AS vectors,
+            arrayConcat(judged.labels, arrayMap(vector -> 0., random)) AS labels,
+            length(judged.vectors) AS judged_rows,
+            if(empty(random), judged.vectors, random) AS backdrop,
             arrayReduce('avgForEach', backdrop) AS centre,
-            arrayMap(vector -> dotProduct(vector, start.1)::Float64, vectors) AS cosines,
-            arrayAvg(arrayMap(vector -> dotProduct(vector, start.1)::Float64, backdrop)) AS mean,
-            greatest(1e-6, arrayReduce('stddevPop', arrayMap(vector -> dotProduct(vector, start.1)::Float64, backdrop))) AS deviation,
+            arrayMap(vector -> dotProduct(vector, start.text)::Float64, vectors) AS cosines,
+            arrayAvg(arrayMap(vector -> dotProduct(vector, start.text)::Float64, backdrop)) AS mean,
+            greatest(1e-6, arrayReduce('stddevPop', arrayMap(vector -> dotProduct(vector, start.text)::Float64, backdrop))) AS deviation,
             arrayMap(cosine -> (cosine - mean) / deviation, cosines) AS z,
-            assumeNotNull(start.2) * deviation AS slope,
+            assumeNotNull(start.logit_scale) * deviation AS slope,
             arrayMap(x -> slope * (x - 2), z) AS prior,
             arrayMap(vector -> dotProduct(vector, centre)::Float64, vectors) AS to_centre,
             dotProduct(centre, centre)::Float64 AS centre_square,
@@ -183,7 +187,7 @@ WITH
             arrayMap((a, a_centre) -> arrayMap(
                 (b, b_centre) -> (dotProduct(a, b) - a_centre - b_centre + centre_square) / spread, vectors, to_centre),
                 vectors, to_centre) AS products,
-            arraySum(judged.2) AS positives,
+            arraySum(judged.labels) AS positives,
             if(empty(random), 0, greatest(5, judged_rows) / length(random)) AS random_cost,
             judged_rows / 2 / positives AS positive_cost,
             judged_rows / 2 / (judged_rows - positives + random_cost * length(random)) AS negative_cost,
@@ -203,7 +207,9 @@ WITH
             vdx_anchored_fit(kernel, prior, labels, arrayMap((cost, row) -> if(row % 5 = fold, 0., cost), costs, arrayEnumerate(costs)))
                 AS coefficients,
             arrayMap((row, start) -> start + dotProduct(row, coefficients), kernel, prior) AS logits,
-            (labels, costs, z, judged_rows, slope, mean, deviation, spread, centre) AS shared
+            (labels, costs, z, judged_rows, slope, mean, deviation, spread, centre)::Tuple(
+                labels Array(Float64), costs Array(Float64), z Array(Float64), judged UInt64, slope Float64, mean Float64,
+                deviation Float64, spread Float64, centre Array(Float64)) AS sample
         FROM samples
         ARRAY JOIN arrayFilter(freedom -> freedom <= 0.9 * judged_rows * (positives > 0), [0., 1., 4., 16., 64.]) AS freedom
         ARRAY JOIN range(6) AS fold
@@ -212,12 +218,12 @@ WITH
     (
         SELECT
             freedom,
-            any(shared) AS known,
+            any(sample) AS known,
             anyIf(coefficients, fold = 5) AS coefficients,
             arrayMap(pair -> pair.2, arraySort(groupArrayIf((fold, logits), fold < 5))) AS by_fold,
-            arrayMap(row -> by_fold[row % 5 + 1][row], arrayEnumerate(known.1)) AS held_out,
-            arrayMap((logit, label, cost) -> cost * vdx_log_loss(logit, label), held_out, known.1, known.2) AS losses,
-            vdx_average_precision(known.1, if(freedom = 0, known.3, held_out)) AS average_precision
+            arrayMap(row -> by_fold[row % 5 + 1][row], arrayEnumerate(known.labels)) AS held_out,
+            arrayMap((logit, label, cost) -> cost * vdx_log_loss(logit, label), held_out, known.labels, known.costs) AS losses,
+            vdx_average_precision(known.labels, if(freedom = 0, known.z, held_out)) AS average_precision
         FROM fits
         GROUP BY freedom
     ),
@@ -225,15 +231,17 @@ WITH
     ladder AS
     (
         SELECT
-            arraySort(rung -> rung.1, groupArray((freedom, average_precision, losses, coefficients, held_out))) AS rungs,
-            any(known) AS shared,
+            arraySort(rung -> rung.1, groupArray((freedom, average_precision, losses, coefficients, held_out)))::Array(Tuple(
+                freedom Float64, average_precision Float64, losses Array(Float64), coefficients Array(Float64), held_out Array(Float64)))
+                AS rungs,
+            any(known) AS sample,
             arrayFold(
                 (best, next) -> if(
                     arrayMap(
-                        gains -> arraySum(gains) > if(rungs.1[next] > 1, sqrt(dotProduct(gains, gains)), 0),
-                        [arrayMap((before, after) -> before - after, rungs.3[best], rungs.3[next])])[1]
-                    AND (rungs.1[next] <= 1 OR rungs.2[next] > rungs.2[best])
-                    AND (rungs.1[next] <= greatest(1, shared.4 / 10) OR rungs.2[next] >= rungs.2[1] + 0.1),
+                        gains -> arraySum(gains) > if(rungs.freedom[next] > 1, sqrt(dotProduct(gains, gains)), 0),
+                        [arrayMap((before, after) -> before - after, rungs.losses[best], rungs.losses[next])])[1]
+                    AND (rungs.freedom[next] <= 1 OR rungs.average_precision[next] > rungs.average_precision[best])
+                    AND (rungs.freedom[next] <= greatest(1, sample.judged / 10) OR rungs.average_precision[next] >= rungs.average_precision[1] + 0.1),
                     next, best),
                 arraySlice(arrayEnumerate(rungs), 2), toUInt32(1)) AS best
         FROM candidates
@@ -242,14 +250,15 @@ WITH
     calibrated AS
     (
         SELECT
-            shared,
-            rungs[best].1 AS chosen_freedom,
-            rungs[best].4 AS coefficients,
-            rungs[best].2 AS average_precision,
-            rungs[1].2 AS text_average_precision,
+            sample,
+            rungs[best].freedom AS chosen_freedom,
+            rungs[best].coefficients AS coefficients,
+            rungs[best].average_precision AS average_precision,
+            rungs[1].average_precision AS text_average_precision,
             arrayFold(
-                (line, step) -> vdx_platt_step(line, arraySlice(rungs[best].5, 1, shared.4), arraySlice(shared.1, 1, shared.4)),
-                range(20), (1., 0., 0., 0., 0.)) AS platt
+                (line, step) -> vdx_platt_step(line, arraySlice(rungs[best].held_out, 1, sample.judged), arraySlice(sample.labels, 1, sample.judged)),
+                range(20), (1., 0., 0., 0., 0.))
+                ::Tuple(slope Float64, offset Float64, slope_variance Float64, covariance Float64, offset_variance Float64) AS platt
         FROM ladder
     ),
     -- Back from coefficients to a weight and a bias.
@@ -257,12 +266,12 @@ WITH
     (
         SELECT
             *,
-            shared.5 AS slope, shared.6 AS mean, shared.7 AS deviation, shared.8 AS spread, shared.9 AS centre,
+            sample.slope AS slope, sample.mean AS mean, sample.deviation AS deviation, sample.spread AS spread, sample.centre AS centre,
             arraySum(coefficients) AS total,
-            arrayReduce('sumForEach', arrayMap((vector, x) -> vector * x, arrayConcat(judged.1, random), coefficients)) AS mixed,
-            slope + dotProduct(shared.3, coefficients) AS text_slope,
+            arrayReduce('sumForEach', arrayMap((vector, x) -> vector * x, arrayConcat(judged.vectors, random), coefficients)) AS mixed,
+            slope + dotProduct(sample.z, coefficients) AS text_slope,
             if(chosen_freedom = 0, greatest(text_slope, slope / 10), text_slope) / deviation AS text_scale,
-            start.1 * text_scale + (mixed - centre * total) * (chosen_freedom / spread) AS direction,
+            start.text * text_scale + (mixed - centre * total) * (chosen_freedom / spread) AS direction,
             L2Norm(direction) AS size,
             4 * total - 2 * slope - text_scale * mean - chosen_freedom / spread * (dotProduct(mixed, centre) - total * dotProduct(centre, centre))
                 AS offset
@@ -273,27 +282,27 @@ SELECT
     toUInt32(latest + 1) AS round,
     if(chosen_freedom = 0, 'text kept', 'anchored') AS method,
     (direction / size)::Array(Float32) AS weight,
-    greatest(platt.1, 0.05) * size AS logit_scale,
-    greatest(platt.1, 0.05) * offset + platt.2 AS bias,
+    greatest(platt.slope, 0.05) * size AS logit_scale,
+    greatest(platt.slope, 0.05) * offset + platt.offset AS bias,
     (
-        size * size * platt.3,
-        size * (offset * platt.3 + platt.4),
-        offset * offset * platt.3 + 2 * offset * platt.4 + platt.5
+        size * size * platt.slope_variance,
+        size * (offset * platt.slope_variance + platt.covariance),
+        offset * offset * platt.slope_variance + 2 * offset * platt.covariance + platt.offset_variance
     ) AS uncertainty,
-    toUInt32(shared.4) AS labels,
+    toUInt32(sample.judged) AS labels,
     chosen_freedom AS freedom,
     average_precision::Float32 AS average_precision,
     text_average_precision::Float32 AS text_average_precision,
-    assumeNotNull(start.3) AS model,
-    assumeNotNull(start.4) AS weights_hash,
+    assumeNotNull(start.model) AS model,
+    assumeNotNull(start.weights_hash) AS weights_hash,
     now64(6) AS created_at
 FROM linear
-WHERE NOT throwIf(empty(judged.1), 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)');
+WHERE NOT throwIf(empty(judged.vectors), 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)');
 
 -- next_to_label_mix(concept, k, top, uncertain, diverse, random): k unjudged images to judge next, in these proportions: the
 -- nearest to the current weight; of the 1000 nearest those whose probability is closest to 0.5; of the 5 k nearest those
 -- least like what was judged or is in the list; and any. Each with its reason; none with a cosine of 0.995 or more to
--- one of the last 1000 that were judged or to one in the list. The random share is what the threshold's estimate rests on far from the top.
+-- one of the last 1000 that were judged or to one in the list. Far from the top the threshold's estimate rests on the random.
 -- Example: SELECT * FROM next_to_label_mix(concept = 'circles', k = 9, top = 1, uncertain = 1, diverse = 1, random = 0)
 CREATE OR REPLACE VIEW next_to_label_mix AS
 WITH
@@ -421,14 +430,21 @@ SELECT * FROM next_to_label_mix(concept = {concept:String}, k = {k:UInt32}, top 
 -- classifier_at(concept, round): one round of a concept; an error where there is none.
 -- Example: SELECT method, labels, freedom FROM classifier_at(concept = 'circles', round = 0)
 CREATE OR REPLACE VIEW classifier_at AS
-WITH (
-    SELECT (count(), argMax((round, method, weight, logit_scale, bias, uncertainty, labels, freedom, model, weights_hash, created_at), created_at))
+SELECT then.round AS round, then.method AS method, then.weight AS weight, then.logit_scale AS logit_scale, then.bias AS bias,
+    then.uncertainty AS uncertainty, then.labels AS labels, then.freedom AS freedom, then.model AS model,
+    then.weights_hash AS weights_hash, then.created_at AS created_at
+FROM
+(
+    SELECT
+        count() AS rounds,
+        argMax((round, method, weight, logit_scale, bias, uncertainty, labels, freedom, model, weights_hash, created_at), created_at)::Tuple(
+            round UInt32, method String, weight Array(Float32), logit_scale Float64, bias Float64,
+            uncertainty Tuple(scale Float64, covariance Float64, bias Float64), labels UInt32, freedom Nullable(Float64),
+            model String, weights_hash String, created_at DateTime64(6)) AS then
     FROM classifiers
     WHERE concept = {concept:String} AND round = {round:UInt32}
-) AS found
-SELECT assumeNotNull(found.2.1) AS round, assumeNotNull(found.2.2) AS method, assumeNotNull(found.2.3) AS weight, assumeNotNull(found.2.4) AS logit_scale, assumeNotNull(found.2.5) AS bias, assumeNotNull(found.2.6) AS uncertainty,
-    assumeNotNull(found.2.7) AS labels, found.2.8 AS freedom, assumeNotNull(found.2.9) AS model, assumeNotNull(found.2.10) AS weights_hash, assumeNotNull(found.2.11) AS created_at
-WHERE NOT throwIf(found.1 = 0, 'this concept has no such round: SELECT round FROM classifiers WHERE concept = ...');
+)
+WHERE NOT throwIf(rounds = 0, 'this concept has no such round: SELECT round FROM classifiers WHERE concept = ...');
 
 -- scores(concept): every image's probability under the concept's current classifier.
 -- Example: SELECT id, probability FROM scores(concept = 'circles') ORDER BY probability DESC LIMIT 9
@@ -517,9 +533,9 @@ WITH
             draw,
             sqrt(-2 * log(greatest(0.5, draw - 0.5) / 200)) * cos(2 * pi() * draw * 0.6180339887498949) AS first,
             sqrt(-2 * log(greatest(0.5, draw - 0.5) / 200)) * sin(2 * pi() * draw * 0.6180339887498949) AS second,
-            if(draw = 0, 0., sqrt(current.4.1) * first) AS more_scale,
-            if(draw = 0, 0, if(current.4.1 > 0, current.4.2 / sqrt(current.4.1), 0) * first
-                + sqrt(greatest(0, current.4.3 - if(current.4.1 > 0, current.4.2 * current.4.2 / current.4.1, 0))) * second) AS more_bias,
+            if(draw = 0, 0., sqrt(current.4.scale) * first) AS more_scale,
+            if(draw = 0, 0, if(current.4.scale > 0, current.4.covariance / sqrt(current.4.scale), 0) * first
+                + sqrt(greatest(0, current.4.bias - if(current.4.scale > 0, current.4.covariance * current.4.covariance / current.4.scale, 0))) * second) AS more_bias,
             bins.1 AS logits,
             arrayCumSum(bins.2) AS above,
             arrayCumSum(arrayMap(
