@@ -300,7 +300,7 @@ FROM linear
 WHERE NOT throwIf(empty(judged.vectors), 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)');
 
 -- next_to_label_mix(concept, k, top, uncertain, diverse, random): k unjudged images to judge next, in these proportions: the
--- nearest to the current weight; of the 1000 nearest those whose probability is closest to 0.5; of the 5 k nearest those
+-- nearest to the current weight; of the 30 k nearest those whose probability is closest to 0.5; of the 5 k nearest those
 -- least like what was judged or is in the list; and any. Each with its reason; none with a cosine of 0.995 or more to
 -- one of the last 1000 that were judged or to one in the list. Far from the top the threshold's estimate rests on the random.
 -- Example: SELECT * FROM next_to_label_mix(concept = 'circles', k = 9, top = 1, uncertain = 1, diverse = 1, random = 0)
@@ -329,7 +329,7 @@ WITH
             SELECT id, cosineDistance(vector, (SELECT current.1)) AS distance
             FROM images
             ORDER BY distance
-            LIMIT (SELECT if(count() + 3 * {k:UInt32} <= 1000, 1000, count() + 1000) FROM labels WHERE concept = {concept:String})
+            LIMIT (SELECT count() + 30 * {k:UInt32} FROM labels WHERE concept = {concept:String})
         )
         WHERE id NOT IN (SELECT image_id FROM judged)
     ),
@@ -359,8 +359,7 @@ WITH
                 max(if(is_new AND NOT is_random, distance, NULL)) OVER () AS farthest,
                 is_new AND (NOT is_random OR distance <= ifNull(farthest, 2)) AS is_near
             FROM images
-            WHERE id IN (
-                SELECT arrayJoin(near_ids) FROM near UNION ALL SELECT image_id FROM compared_to UNION ALL SELECT id FROM any_images)
+            WHERE id IN (SELECT arrayJoin(near_ids) FROM near) OR id IN (SELECT image_id FROM compared_to) OR id IN (SELECT id FROM any_images)
             LIMIT 1 BY id
         )
     ),
@@ -422,10 +421,26 @@ FROM (SELECT arrayJoin(list) AS pick, known[indexOf(ids, pick.1)] AS found FROM 
 ORDER BY pick.2, distance;
 
 -- next_to_label(concept, k): k unjudged images to judge next, with the reason of each: 4 in 10 the top of the ranking, 3
--- uncertain, 1 diverse, 2 random. Those of the top that are wrong are the hard negatives.
+-- uncertain, 1 diverse, 2 random.
 -- Example: SELECT * FROM next_to_label(concept = 'circles', k = 9)
 CREATE OR REPLACE VIEW next_to_label AS
 SELECT * FROM next_to_label_mix(concept = {concept:String}, k = {k:UInt32}, top = 4, uncertain = 3, diverse = 1, random = 2);
+
+-- search_concept(concept, k): the k unjudged images nearest to a concept's current weight, through the vector index up to
+-- k and judged images = 1000 together. Those that are wrong are the hard negatives.
+-- Example: SELECT * FROM search_concept(concept = 'circles', k = 9)
+CREATE OR REPLACE VIEW search_concept AS
+SELECT id, source, dataset, distance
+FROM
+(
+    SELECT id, source, dataset, cosineDistance(vector, (SELECT weight FROM current_weight(concept = {concept:String}))) AS distance
+    FROM images
+    ORDER BY distance
+    LIMIT {k:UInt32} + (SELECT count() FROM current_labels WHERE concept = {concept:String})
+)
+WHERE id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+ORDER BY distance
+LIMIT {k:UInt32};
 
 -- classifier_at(concept, round): one round of a concept; an error where there is none.
 -- Example: SELECT method, labels, freedom FROM classifier_at(concept = 'circles', round = 0)
