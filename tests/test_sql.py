@@ -19,7 +19,6 @@ SEARCHES = {
     "search_text_excluding(query = 'a red circle', exclude = [{id}, {next}], k = 9)": "encode_text('a red circle')",
     "search_text_where(query = 'a red circle', dataset = '', attribute = '', value = '', k = 9)": "encode_text('a red circle')",
     "search_concept(concept = 'red circles', k = 9)": "encode_text('a red circle')",
-    "search_concept(concept = 'red circles', k = 9)": "encode_text('a red circle')",
     "next_to_label_mix(concept = 'red circles', k = 9, top = 1, uncertain = 0, diverse = 0, random = 0)": "encode_text('a red circle')",
 }
 
