@@ -19,7 +19,6 @@ SEARCHES = {
     "search_text_excluding(query = 'a red circle', exclude = [{id}, {next}], k = 9)": "encode_text('a red circle')",
     "search_text_where(query = 'a red circle', dataset = '', attribute = '', value = '', k = 9)": "encode_text('a red circle')",
     "search_concept(concept = 'red circles', k = 9)": "encode_text('a red circle')",
-    "next_to_label_mix(concept = 'red circles', k = 9, top = 1, uncertain = 0, diverse = 0, random = 0)": "encode_text('a red circle')",
 }
 
 
@@ -51,7 +50,7 @@ def exact(client, target: str, leave_out: tuple[int, ...] = (), where: str = "1"
 def test_each_search_equals_brute_force_through_the_index(loaded, places, search):
     query, target = search.format(**places), SEARCHES[search].format(**places)
     leave_out = {"search_id": (places["id"],), "search_text_excluding": (places["id"], places["next"]),
-                 "search_concept": (places["id"], places["next"]), "next_to_label_mix": (places["id"], places["next"])}.get(search.partition("(")[0], ())  # fmt: skip
+                 "search_concept": (places["id"], places["next"])}.get(search.partition("(")[0], ())  # fmt: skip
     rows = loaded.query(f"SELECT id, distance FROM {query}").result_rows
     assert len(rows) == 9
     assert [row[1] for row in rows] == sorted(row[1] for row in rows)
