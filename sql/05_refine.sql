@@ -135,9 +135,9 @@ ORDER BY positive DESC, sipHash64(id);
 -- a direction, the bias 4. The prior has the weight of one label, so it fades as labels come in. The random images are negatives
 -- that together count as many as there are labels; then positives and negatives are made to count the same. Of more than 150
 -- labels of a kind 150 are taken, always the same at random; the column labels says how many were used.
--- freedom is 0 (the text vector), 1, 4, 16 or 64, by five-fold cross-validation: a larger one is taken where the
--- log-loss falls (by more than its standard error, from 4 on) and average precision rises; above a tenth of the number of
--- labels only where average precision is 0.1 above the text vector's. Where nothing beats the text vector it stays.
+-- freedom is 0 (the text vector), 1, 4, 16 or 64, by five-fold cross-validation: a larger one is taken where the log-loss
+-- falls by more than its standard error and, from 4 on, average precision rises; above a tenth of the number of labels only
+-- where average precision is 0.1 above the text vector's. Where nothing beats the text vector it stays.
 -- Logit scale and bias are then calibrated on the held-out logits of the labels alone (Platt 1999), for which
 -- slope and offset have standard deviations of 1 and 2; `uncertainty` is the covariance of that fit.
 -- Example: INSERT INTO classifiers SELECT * FROM refine(concept = 'circles')
@@ -238,7 +238,7 @@ WITH
             arrayFold(
                 (best, next) -> if(
                     arrayMap(
-                        gains -> arraySum(gains) > if(rungs.freedom[next] > 1, sqrt(dotProduct(gains, gains)), 0),
+                        gains -> arraySum(gains) > sqrt(dotProduct(gains, gains)),
                         [arrayMap((before, after) -> before - after, rungs.losses[best], rungs.losses[next])])[1]
                     AND (rungs.freedom[next] <= 1 OR rungs.average_precision[next] > rungs.average_precision[best])
                     AND (rungs.freedom[next] <= greatest(1, sample.judged / 10) OR rungs.average_precision[next] >= rungs.average_precision[1] + 0.1),
