@@ -136,8 +136,8 @@ ORDER BY positive DESC, sipHash64(id);
 -- that together count as many as there are labels; then positives and negatives are made to count the same. Of more than 150
 -- labels of a kind 150 are taken, always the same at random; the column labels says how many were used.
 -- freedom is 0 (the text vector), 1, 4, 16 or 64, by five-fold cross-validation: a larger one is taken where the log-loss
--- falls by more than its standard error and, from 4 on, average precision rises; above a tenth of the number of labels only
--- where average precision is 0.1 above the text vector's. Where nothing beats the text vector it stays.
+-- falls by more than its standard error and average precision rises; from 4 on only where that is 0.03 above the text
+-- vector's, beyond a tenth of the number of labels 0.1 above. Where nothing beats the text vector it stays.
 -- Logit scale and bias are then calibrated on the held-out logits of the labels alone (Platt 1999), for which
 -- slope and offset have standard deviations of 1 and 2; `uncertainty` is the covariance of that fit.
 -- Example: INSERT INTO classifiers SELECT * FROM refine(concept = 'circles')
@@ -240,8 +240,9 @@ WITH
                     arrayMap(
                         gains -> arraySum(gains) > sqrt(dotProduct(gains, gains)),
                         [arrayMap((before, after) -> before - after, rungs.losses[best], rungs.losses[next])])[1]
-                    AND (rungs.freedom[next] <= 1 OR rungs.average_precision[next] > rungs.average_precision[best])
-                    AND (rungs.freedom[next] <= greatest(1, sample.judged / 10) OR rungs.average_precision[next] >= rungs.average_precision[1] + 0.1),
+                    AND rungs.average_precision[next] > rungs.average_precision[best]
+                    AND rungs.average_precision[next] - rungs.average_precision[1] >=
+                        multiIf(rungs.freedom[next] <= 1, 0, rungs.freedom[next] <= sample.judged / 10, 0.03, 0.1),
                     next, best),
                 arraySlice(arrayEnumerate(rungs), 2), toUInt32(1)) AS best
         FROM candidates
