@@ -55,7 +55,7 @@ def test_the_walk_through_runs_as_printed(fresh_tables, clip):
             fresh_tables.command(code)
     assert fresh_tables.query(
         "SELECT max(round), argMax(labels, round) FROM classifiers WHERE concept = 'pairs'"
-    ).result_rows == [(3, 9)]
+    ).result_rows == [(3, 19)]
 
 
 def test_the_commands_are_those_of_make_and_vdx():
