@@ -30,7 +30,7 @@ bench: $(READY)  ## measure; results in tests/benchmarks/results/
 bench-laion: $(READY)  ## measure loading LAION's files against the published recipe (7 minutes, 9 GB of memory)
 	.venv/bin/python -m tests.benchmarks.laion
 
-bench-refine: $(READY)  ## measure refinement with a simulated user (10 minutes); DATA=rows.parquet TEXTS=texts.parquet for another set
+bench-refine: $(READY)  ## measure refinement with a simulated user (7 minutes); DATA=rows.parquet TEXTS=texts.parquet for another set
 	.venv/bin/python -m tests.benchmarks.refinement $(if $(DATA),--data $(DATA) --texts $(TEXTS))
 
 tiny: $(READY)  ## train the bundled model again from its seed (about 28 minutes on 2 cores)

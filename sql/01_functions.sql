@@ -31,6 +31,10 @@ CREATE OR REPLACE FUNCTION vdx_jitter AS (vector, seed) -> vdx_normalize(arrayMa
 -- Example: SELECT vdx_sigmoid(0)
 CREATE OR REPLACE FUNCTION vdx_sigmoid AS (logit) -> 1 / (1 + exp(-logit));
 
+-- vdx_probability(vector, unit, logit_scale, bias): the probability of a picture under a classifier of unit length.
+-- Example: SELECT vdx_probability([0.6, 0.8], [1, 0], 10, -5)
+CREATE OR REPLACE FUNCTION vdx_probability AS (vector, unit, logit_scale, bias) -> vdx_sigmoid(logit_scale * dotProduct(vector, unit) + bias);
+
 -- vdx_softmax(logits): probabilities that add up to 1.
 -- Example: SELECT vdx_softmax([1, 1])
 CREATE OR REPLACE FUNCTION vdx_softmax AS (logits) ->

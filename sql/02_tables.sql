@@ -238,7 +238,7 @@ CREATE TABLE IF NOT EXISTS labels
 ENGINE = MergeTree ORDER BY (concept, image_id, labelled_at);
 
 -- classifiers: one linear classifier per concept and round, append-only; round 0 is the text vector. Its probability of a
--- picture is vdx_sigmoid(logit_scale * dotProduct(vector, vdx_normalize(weight)) + bias).
+-- picture is vdx_probability(vector, vdx_normalize(weight), logit_scale, bias).
 -- Example: SELECT concept, round, method, labels FROM classifiers ORDER BY concept, round
 CREATE TABLE IF NOT EXISTS classifiers
 (

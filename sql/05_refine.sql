@@ -175,8 +175,9 @@ WITH
             if(empty(random), judged.vectors, random) AS backdrop,
             arrayReduce('avgForEach', backdrop) AS centre,
             arrayMap(vector -> dotProduct(vector, start.text)::Float64, vectors) AS cosines,
-            arrayAvg(arrayMap(vector -> dotProduct(vector, start.text)::Float64, backdrop)) AS mean,
-            greatest(1e-6, arrayReduce('stddevPop', arrayMap(vector -> dotProduct(vector, start.text)::Float64, backdrop))) AS deviation,
+            arrayMap(vector -> dotProduct(vector, start.text)::Float64, backdrop) AS backdrop_cosines,
+            arrayAvg(backdrop_cosines) AS mean,
+            greatest(1e-6, arrayReduce('stddevPop', backdrop_cosines)) AS deviation,
             arrayMap(cosine -> (cosine - mean) / deviation, cosines) AS z,
             assumeNotNull(start.logit_scale) * deviation AS slope,
             arrayMap(x -> slope * (x - 2), z) AS prior,
@@ -466,14 +467,14 @@ WHERE NOT throwIf(rounds = 0, 'this concept has no such round: SELECT round FROM
 -- Example: SELECT id, probability FROM scores(concept = 'circles') ORDER BY probability DESC LIMIT 9
 CREATE OR REPLACE VIEW scores AS
 WITH assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM current_weight(concept = {concept:String}))) AS current
-SELECT id, source, dataset, vdx_sigmoid(current.2 * dotProduct(vector, current.1) + current.3) AS probability
+SELECT id, source, dataset, vdx_probability(vector, current.1, current.2, current.3) AS probability
 FROM images;
 
 -- scores_at(concept, round): the same under any round: a concept replayed.
 -- Example: SELECT id, probability FROM scores_at(concept = 'circles', round = 0) ORDER BY probability DESC LIMIT 9
 CREATE OR REPLACE VIEW scores_at AS
 WITH assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM classifier_at(concept = {concept:String}, round = {round:UInt32}))) AS then
-SELECT id, source, dataset, vdx_sigmoid(then.2 * dotProduct(vector, then.1) + then.3) AS probability
+SELECT id, source, dataset, vdx_probability(vector, then.1, then.2, then.3) AS probability
 FROM images;
 
 -- labels_at(concept, round): the judgements that counted when a round was trained.
@@ -516,8 +517,8 @@ WITH
     old AS (SELECT id FROM images ORDER BY cosineDistance(vector, (SELECT first.1)) LIMIT {k:UInt32}),
     new AS (SELECT id FROM images ORDER BY cosineDistance(vector, (SELECT second.1)) LIMIT {k:UInt32})
 SELECT id, source, dataset, if(id IN (SELECT id FROM new), 'in', 'out') AS moved,
-    vdx_sigmoid(first.2 * dotProduct(vector, first.1) + first.3) AS probability_before,
-    vdx_sigmoid(second.2 * dotProduct(vector, second.1) + second.3) AS probability_after
+    vdx_probability(vector, first.1, first.2, first.3) AS probability_before,
+    vdx_probability(vector, second.1, second.2, second.3) AS probability_after
 FROM images
 WHERE id IN (SELECT id FROM old UNION ALL SELECT id FROM new) AND (id IN (SELECT id FROM old)) != (id IN (SELECT id FROM new))
 ORDER BY moved, greatest(probability_before, probability_after) DESC;

@@ -12,7 +12,7 @@ CREATE OR REPLACE VIEW concept_scores AS
 WITH (SELECT (groupArray(concept), groupArray((unit, logit_scale, bias))) FROM concept_weights) AS known
 SELECT
     id, source, dataset,
-    CAST((known.1, arrayMap(one -> vdx_sigmoid(one.2 * dotProduct(vector, one.1) + one.3), known.2)), 'Map(String, Float64)') AS probabilities
+    CAST((known.1, arrayMap(one -> vdx_probability(vector, one.1, one.2, one.3), known.2)), 'Map(String, Float64)') AS probabilities
 FROM images;
 
 -- best_concepts(k): each image's k most probable concepts, best first.
@@ -38,9 +38,10 @@ CREATE TABLE IF NOT EXISTS kept_scores
 )
 ENGINE = ReplacingMergeTree(round) ORDER BY (concept, image_id);
 
--- kept_scores_of_new: scores what comes into images.
+-- kept_scores_of_new: scores what comes into images. Runs with every insert, so it picks the kept concepts before their rounds
+-- instead of reading current_classifiers, which looks at all.
 CREATE MATERIALIZED VIEW IF NOT EXISTS kept_scores_of_new TO kept_scores AS
-SELECT concept, id AS image_id, round, vdx_sigmoid(logit_scale * dotProduct(vector, vdx_normalize(weight)) + bias)::Float32 AS probability
+SELECT concept, id AS image_id, round, vdx_probability(vector, vdx_normalize(weight), logit_scale, bias)::Float32 AS probability
 FROM images
 CROSS JOIN
 (
@@ -57,7 +58,7 @@ CREATE OR REPLACE VIEW stale_scores AS
 WITH (
     SELECT groupArray((concept, round, unit, logit_scale, bias)) FROM concept_weights WHERE concept IN (SELECT concept FROM kept_concepts)
 ) AS known
-SELECT one.1 AS concept, id AS image_id, one.2 AS round, vdx_sigmoid(one.4 * dotProduct(vector, one.3) + one.5)::Float32 AS probability
+SELECT one.1 AS concept, id AS image_id, one.2 AS round, vdx_probability(vector, one.3, one.4, one.5)::Float32 AS probability
 FROM images
 ARRAY JOIN known AS one
 WHERE (concept, image_id, round) NOT IN (SELECT concept, image_id, round FROM kept_scores);

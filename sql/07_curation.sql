@@ -1,13 +1,18 @@
 -- Curation: near duplicates, leaks between splits, likely label mistakes, uniqueness, diverse subsets, label coverage.
 -- All pairs are compared, none sampled: vectors go to vdx_near in blocks. `dataset` '' means all.
 
--- vector_blocks(dataset): a data set's vectors in blocks of about 8,192, as vdx_near takes them.
--- Example: SELECT block, length(vectors) FROM vector_blocks(dataset = '')
+-- vector_blocks(dataset, attribute, value): vectors in blocks of about 8,192, as vdx_near takes them: those of the data set
+-- whose attributes[attribute] is value; '' for dataset or attribute means all.
+-- Example: SELECT block, length(vectors) FROM vector_blocks(dataset = '', attribute = 'split', value = 'train')
 CREATE OR REPLACE VIEW vector_blocks AS
-WITH (SELECT toUInt64(ceil(count() / 8192)) FROM images WHERE {dataset:String} = '' OR dataset = {dataset:String}) AS parts
+WITH (
+    SELECT toUInt64(ceil(count() / 8192))
+    FROM images
+    WHERE ({dataset:String} = '' OR dataset = {dataset:String}) AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})
+) AS parts
 SELECT id % greatest(parts, 1) AS block, groupArray(id) AS ids, groupArray(vector) AS vectors
 FROM images FINAL
-WHERE {dataset:String} = '' OR dataset = {dataset:String}
+WHERE ({dataset:String} = '' OR dataset = {dataset:String}) AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})
 GROUP BY block;
 
 -- near_duplicates(dataset, least): all pairs of images with a cosine of `least` or more, the pictures' own copies among them.
@@ -18,8 +23,8 @@ FROM
 (
     SELECT arrayJoin(vdx_near(a.vectors, b.vectors, 0::UInt32, {least:Float32})) AS pair,
         a.ids[pair.1] AS one, b.ids[pair.2] AS other, pair.3 AS cosine
-    FROM vector_blocks(dataset = {dataset:String}) AS a
-    CROSS JOIN vector_blocks(dataset = {dataset:String}) AS b
+    FROM vector_blocks(dataset = {dataset:String}, attribute = '', value = '') AS a
+    CROSS JOIN vector_blocks(dataset = {dataset:String}, attribute = '', value = '') AS b
     WHERE a.block <= b.block AND (a.block < b.block OR one < other)
 )
 SETTINGS max_block_size = 1;
@@ -74,21 +79,12 @@ ORDER BY group_id, keep DESC, id;
 -- Example: SELECT test_source, train_source, cosine FROM leaks(attribute = 'split', train = 'train', test = 'val', least = 0.95)
 CREATE OR REPLACE VIEW leaks AS
 WITH
-    split AS
-    (
-        SELECT if({attribute:String} = '', dataset::String, attributes[{attribute:String}]) AS part, id, vector
-        FROM images FINAL
-        WHERE part IN ({train:String}, {test:String})
-    ),
-    (SELECT toUInt64(ceil(count() / 8192) + 1) FROM split) AS parts,
-    blocks AS (SELECT part, id % parts AS block, groupArray(id) AS ids, groupArray(vector) AS vectors FROM split GROUP BY part, block),
     found AS
     (
         SELECT arrayJoin(vdx_near(tested.vectors, trained.vectors, 0::UInt32, {least:Float32})) AS pair,
             tested.ids[pair.1] AS test_id, trained.ids[pair.2] AS train_id, pair.3 AS cosine
-        FROM blocks AS tested
-        CROSS JOIN blocks AS trained
-        WHERE tested.part = {test:String} AND trained.part = {train:String}
+        FROM vector_blocks(dataset = if({attribute:String} = '', {test:String}, ''), attribute = {attribute:String}, value = {test:String}) AS tested
+        CROSS JOIN vector_blocks(dataset = if({attribute:String} = '', {train:String}, ''), attribute = {attribute:String}, value = {train:String}) AS trained
     )
 SELECT test_id, train_id, cosine, test.source AS test_source, train.source AS train_source
 FROM found
@@ -108,8 +104,8 @@ FROM
     (
         SELECT arrayJoin(vdx_near(a.vectors, b.vectors, {k:UInt32} + 1, -2::Float32)) AS pair,
             a.ids[pair.1] AS id, b.ids[pair.2] AS neighbour_id, pair.3 AS cosine
-        FROM vector_blocks(dataset = {dataset:String}) AS a
-        CROSS JOIN vector_blocks(dataset = {dataset:String}) AS b
+        FROM vector_blocks(dataset = {dataset:String}, attribute = '', value = '') AS a
+        CROSS JOIN vector_blocks(dataset = {dataset:String}, attribute = '', value = '') AS b
     )
     WHERE id != neighbour_id
     GROUP BY id

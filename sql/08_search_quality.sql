@@ -24,7 +24,8 @@ WITH
     (SELECT (any(id), any(vector)) FROM images WHERE id IN (SELECT id FROM random_images(seed = {seed:String}, n = 1))) AS query,
     sipHash64(id, 'share') % 1000000 < {share:Float64} * 1000000 AS passes,
     if({share:Float64} >= 1, {k:UInt32} + 1, 1000) AS fetched, -- as search_text_where does
-    -- The times are taken between scalar subqueries, which run one after the other.
+    -- The times are taken between scalar subqueries, which run one after the other. Settings take no parameters of a view, so
+    -- each ef_search is written out.
     (SELECT (length(query.2) + fetched, nowInBlock64(6))) AS start,
     (SELECT groupArrayIf({k:UInt32})(id, passes AND id != query.1) FROM (SELECT id FROM images ORDER BY cosineDistance(vector, (SELECT query.2))
         LIMIT fetched SETTINGS hnsw_candidate_list_size_for_search = 16)) AS found_16,

@@ -6,14 +6,11 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.metrics import average_precision_score
 
+from tests.benchmarks.refinement_sets import unit
 from tests.conftest import put
 from tests.test_sql import exact
 
 CONCEPT = "wanted"
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def sigmoid(x):

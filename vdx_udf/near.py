@@ -2,7 +2,7 @@
 
 import numpy as np
 
-TILE = 2_048  # left vectors a product: its result is then 128 MiB for 16,384 right ones
+TILE = 2_048  # left vectors a product: its result is then 64 MiB for the 8,192 right ones of a block
 # float32 products of unit vectors of 512 to 1,024 numbers are off by less; pairs this close to the limit are computed again.
 SLACK = 1e-5
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from tests.benchmarks import refinement_methods, refinement_sets
 from tests.benchmarks.refinement_user import LABELS_A_ROUND, ROUNDS, User, halves
+from tests.conftest import put
 from vdx_udf import engine
 from vdx_udf.bundle import bundle_folder, with_dimension
 from vdx_udf.install import Layout, install, stop_encoder
@@ -37,19 +38,11 @@ def engine_with(pool: np.ndarray, folder: Path) -> refinement_methods.Pool:
     """An engine of its own whose `images` are the pool."""
     layout = Layout.embedded(folder / "prefix")
     list(install(layout, "vdx-tiny"))
-    schema = folder / "sql"
-    schema.mkdir()
-    for path in engine.sql_files(bundle_folder("sql")):
-        (schema / path.name).write_text(with_dimension(path.read_text(), pool.shape[1]))
     client = engine.connect_embedded(layout.state)
-    engine.apply_schema(client, schema)
-    np.save(folder / "pool.npy", pool)
-    client.command(
-        "INSERT INTO images (source, model, vector) SELECT toString(rowNumberInAllBlocks()), 'benchmark', array"
-        f" FROM file('{folder}/pool.npy', Npy, 'array Array(Float32)') SETTINGS max_threads = 1"
-    )
-    ids = {int(source): id for source, id in client.query("SELECT source, id FROM images").result_rows}
-    return refinement_methods.Pool(client, pool, ids)
+    for path in engine.sql_files(bundle_folder("sql")):
+        for statement in engine.split_statements(with_dimension(path.read_text(), pool.shape[1])):
+            client.command(statement)
+    return refinement_methods.Pool(client, pool, put(client, pool, model="benchmark"))
 
 
 def measure(part: refinement_sets.LabelledSet) -> list[dict]:

@@ -11,9 +11,9 @@ from tests.benchmarks.refinement_user import LABELS_A_ROUND, ROUNDS, User
 class Pool:
     """The rows that the user may be shown: in numpy, and in the table `images` of an engine."""
 
-    def __init__(self, client: Any, vectors: np.ndarray, ids: dict[int, int]):
+    def __init__(self, client: Any, vectors: np.ndarray, ids: list[int]):
         self.client, self.vectors, self.ids = client, vectors, ids
-        self.row_of = {id: row for row, id in ids.items()}
+        self.row_of = {id: row for row, id in enumerate(ids)}
 
     def start(self, concept: str, text: np.ndarray) -> None:
         self.client.command(
