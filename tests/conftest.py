@@ -19,7 +19,7 @@ from vdx_udf.tiny.pictures import draw, sample_picture
 def layout(tmp_path_factory) -> Layout:
     """An installed prefix with the bundled model, in float32 so that it can be compared with open_clip closely."""
     layout = Layout.embedded(tmp_path_factory.mktemp("engine"))
-    list(install(layout, "vdx-tiny", encoding=("--precision", "float32")))
+    list(install(layout, "vdx-tiny", options=("--precision", "float32")))
     yield layout
     stop_encoder(layout)
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vdx_udf.image import ImageError, ImageSource, decode, shortened
+from vdx_udf.urls import UrlRules
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_paths_stay_within_the_allowed_folders(folders):
     for path in ("pipe", "."):
         with pytest.raises(ImageError, match="is not a regular file"):
             source.read(path.encode())
-    with pytest.raises(ImageError, match=r"'missing.png' cannot be read: No such file or directory"):
+    with pytest.raises(ImageError, match=r"cannot be read: No such file or directory"):
         source.read(b"missing.png")
 
 
@@ -69,7 +70,7 @@ def test_urls_are_fetched_only_when_switched_on():
     try:
         with pytest.raises(ImageError, match="URLs are switched off"):
             ImageSource().read(f"{url}/a.png".encode())
-        source = ImageSource(urls=True)
+        source = ImageSource(urls=UrlRules(["127.0.0.1"]))
         assert source.read(f"{url}/a.png".encode()) == b"\x89PNG from afar"
         with pytest.raises(ImageError, match="answered with status 404"):
             source.read(f"{url}/b.png".encode())
@@ -86,7 +87,7 @@ def test_urls_are_fetched_only_when_switched_on():
 @pytest.mark.parametrize(
     ("size", "reason"),
     [
-        ((15_000, 12_000), r"180000000 pixels\) exceeds limit of 178956970"),
+        ((15_000, 12_000), "a picture of 15000 x 12000 pixels: more than 178956970 pixels"),
         ((9_000, 2), "a picture of 9000 x 2 pixels: its sides may be at most 1 to 1000"),
     ],
 )
@@ -99,4 +100,5 @@ def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(si
 
 def test_inputs_are_shortened_in_messages():
     assert shortened("x" * 500) == "'" + "x" * 60 + "' ..."
-    assert shortened(b"\0" * 500).endswith("... (500 bytes)")
+    assert shortened(b"x" * 5000) == shortened("x" * 500)
+    assert shortened(b"\0" * 500) == "<500 bytes>"

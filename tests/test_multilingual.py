@@ -78,7 +78,7 @@ def test_every_language_equals_open_clip_however_texts_are_batched(checkpoint):
 
 def test_it_works_through_sql(checkpoint, tmp_path):
     layout = Layout.embedded(tmp_path / "prefix")
-    list(install(layout, checkpoint, encoding=("--precision", "float32")))
+    list(install(layout, checkpoint, options=("--precision", "float32")))
     try:
         answer = vdx("sql", "--prefix", layout.state, "-f", layout.sql, "--format", "JSONCompactEachRow",
                      "-q", "SELECT arrayMap(t -> encode_text(t), {t:Array(String)})",

@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 import torch
 
-from vdx_udf import native
+from vdx_udf import __version__, native
 from vdx_udf.encoder import IMAGE, EncodeError, Encoder
 from vdx_udf.image import ImageSource
 from vdx_udf.settings import LABEL_SETS
 from vdx_udf.tiny.pictures import draw, sample_picture
+from vdx_udf.urls import UrlRules
 
 VECTOR = native.parse_type("Array(Float32)")
+VERSION = __version__.encode()
 
 
 @pytest.fixture
@@ -87,11 +89,10 @@ def test_an_input_that_fails_costs_its_own_row_only(clip):
     encoder = Encoder(model, ImageSource()).start()
     good, bad = encoder.submit_texts(1, [b"one", b"two", b"three"]), encoder.submit_texts(2, [b"four", b"bad"])
     assert good.vectors().shape == (3, 512)
-    with pytest.raises(EncodeError, match="the model failed on text input: RuntimeError: 'no memory for this batch'"):
+    with pytest.raises(EncodeError, match="'bad': the model failed: RuntimeError: 'no memory for this batch'"):
         bad.vectors()
     outcomes = encoder.submit_texts(3, [b"four", b"bad", b"five"]).outcomes()
-    assert [isinstance(outcome, Exception) for outcome in outcomes] == [False, True, False]
-    assert "no memory" in encoder.info()["last_error"]
+    assert [isinstance(outcome, str) for outcome in outcomes] == [False, True, False]
 
 
 def test_repeated_inputs_are_encoded_once(clip):
@@ -102,7 +103,7 @@ def test_repeated_inputs_are_encoded_once(clip):
     assert np.array_equal(first[[1, 0]], again)
     assert sum(model.batches) == 2
     info = encoder.info()
-    assert (info["rows_served"], info["cache_hits"], info["cached_embeddings"]) == ("6", "4", "2")
+    assert (info["text.rows"], info["text.cache_hits"], info["cached_embeddings"]) == ("6", "4", "2")
 
 
 def test_the_least_recently_used_leaves_the_cache(clip):
@@ -169,7 +170,7 @@ def test_a_slow_picture_holds_up_no_other(clip):
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        encoder = Encoder(clip, ImageSource(urls=True)).start()
+        encoder = Encoder(clip, ImageSource(urls=UrlRules(["127.0.0.1"]))).start()
         slow = encoder.submit_images(1, [f"http://127.0.0.1:{server.server_port}/x.png".encode(), contents[1]])
         others = [encoder.submit_images(client, contents[2:]).vectors() for client in (1, 2)]
         assert slow.pending == 1
@@ -247,7 +248,7 @@ def ready(process: subprocess.Popen) -> str:
     return line
 
 
-def connected(tmp_path, hello: bytes = b"vdx/1 encode_text\n") -> socket.socket:
+def connected(tmp_path, hello: bytes = b"vdx/2 encode_text %s vdx-tiny\n" % VERSION) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(tmp_path / "e.sock"))
     connection.settimeout(30)
@@ -306,16 +307,22 @@ def test_sigterm_ends_it_and_removes_the_socket(served, tmp_path):
 @pytest.mark.parametrize(
     ("hello", "sentence"),
     [
-        (b"vdx/9 encode_text\n", "this service speaks vdx/1 and has no function 'encode_text'"),
-        (b"vdx/1 rm\n", "this service speaks vdx/1 and has no function 'rm'"),
-        (b"GET / HTTP/1.1\r\n", "this service speaks vdx/1 and has no function '/ HTTP/1.1"),
-        (b"x" * 200, "this service speaks vdx/1 and has no function ''"),
+        (b"vdx/1 encode_text\n", "the worker is of '' and speaks 'vdx/1': stop the service"),
+        (b"vdx/2 encode_text 0.0.1 vdx-tiny\n", "the worker is of '0.0.1' and speaks 'vdx/2': stop the service"),
+        (
+            b"vdx/2 encode_text %s ViT-B-32/openai\n" % VERSION,
+            "runs model vdx-tiny, this function was installed for ViT-B-32/openai",
+        ),
+        (b"vdx/2 rm %s vdx-tiny\n" % VERSION, "this encoder service has no function 'rm'"),
+        (b"GET / HTTP/1.1\r\n", "speaks 'GET': stop the service"),
+        (b"x" * 6000, "speaks 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx': stop the service"),
     ],
 )
 def test_a_stranger_is_told_what_is_spoken_here(served_once, hello, sentence):
     with connected(served_once, hello) as connection:
         kind, body = frame(connection)
-    assert (kind, body.decode().startswith(sentence)) == (b"X", True)
+    assert kind == b"X"
+    assert sentence in body.decode()
 
 
 @pytest.fixture(scope="module")
@@ -408,7 +415,7 @@ def test_several_devices_answer_behind_one_socket(group, clip, tmp_path):
     processes = set()
     deadline = time.monotonic() + 30
     while len(processes) < 2 and time.monotonic() < deadline:  # the second one may still load its model
-        with connected(tmp_path, b"vdx/1 vdx_encoder_info\n") as connection:
+        with connected(tmp_path, b"vdx/2 vdx_encoder_info %s vdx-tiny\n" % VERSION) as connection:
             connection.sendall(b"".join(native.write_block([("unused", native.String(), [b""])], 1)))
             pieces = [frame(connection)[1]]
             ((keys, values),) = (

@@ -191,7 +191,7 @@ def test_a_worker_in_a_pool_follows_a_new_installation(own_layout):
     with Worker(own_layout.user_scripts) as worker:
         answers = []
         for precision in ("float32", "bfloat16"):
-            list(install(own_layout, "vdx-tiny", encoding=("--precision", precision)))
+            list(install(own_layout, "vdx-tiny", options=("--precision", precision)))
             answers += worker.ask([b"a red circle"])
     assert 0 < np.abs(answers[0] - answers[1]).max() < 0.02
 

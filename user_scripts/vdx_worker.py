@@ -15,9 +15,21 @@ import sys
 import time
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-PROTOCOL = "vdx/1"
+PROTOCOL = "vdx/2"
 CHUNK = 1 << 18
 RETRY_MILLISECONDS = 100
+LOG_BYTES = 16 << 20  # a longer log of the service is put aside when the next service starts
+# What the service gets of the server's environment: where programs, libraries, caches and certificates lie, which GPUs and
+# threads to use, how to reach the models' download. Whatever else is there, passwords maybe, stays with the server.
+ENVIRONMENT = {
+    "PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV",
+    "XDG_CACHE_HOME", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY",
+    "HTTPS_PROXY", "NO_PROXY",
+}  # fmt: skip
+ENVIRONMENT_BEGINNINGS = (
+    "LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "OMP_", "MKL_", "ONEDNN_", "GOMP_", "KMP_", "TORCH_", "PYTORCH_", "HF_",
+    "TRANSFORMERS_", "SSL_CERT_", "VDX_",
+)  # fmt: skip
 
 
 def main(function):
@@ -156,7 +168,7 @@ def connect(function, config):
     os.makedirs(config["run"], mode=0o700, exist_ok=True)
     os.chdir(config["run"])
     service = try_connect(config["socket"]) or start(config)
-    service.sendall(("%s %s\n" % (PROTOCOL, function)).encode())
+    service.sendall(("%s %s %s %s\n" % (PROTOCOL, function, config["version"], config["model"])).encode())
     service.setblocking(False)
     return service
 
@@ -220,9 +232,12 @@ def spawn(config):
     """The service as a process of its own session, so that nothing that ends ClickHouse's processes ends it too."""
     import subprocess
 
+    if os.path.isfile(config["log"]) and os.path.getsize(config["log"]) > LOG_BYTES:
+        os.replace(config["log"], config["log"] + ".1")
+    kept = {n: v for n, v in os.environ.items() if n in ENVIRONMENT or n.startswith(ENVIRONMENT_BEGINNINGS)}
     with open(config["log"], "ab") as log:
         return subprocess.Popen(
-            config["serve"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+            config["serve"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/", env=kept
         )
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from vdx_udf import __version__, settings
 PATH = click.Path(path_type=Path)
 
 
-def _encoding(command):
-    """The options that say how the encoder computes; `vdx install` passes them on to `vdx serve`."""
+def _service(command):
+    """The options of the encoder service that `vdx install` passes on to `vdx serve`."""
     for option in reversed(
         (
             click.option(
@@ -37,16 +38,30 @@ def _encoding(command):
                 show_default=True,
                 help="Decode JPEGs at no less than this many times the size that the model sees; 0: always whole.",
             ),
+            click.option(
+                "--urls",
+                multiple=True,
+                metavar="RULE",
+                help="Let encode_image fetch URLs of [http://|https://]HOST (* stands for any) or of a network; repeatable.",
+            ),
+            click.option(
+                "--log-level",
+                type=click.Choice(("debug", "info", "warning")),
+                default="info",
+                show_default=True,
+                help="debug: a line for every batch; info: one for every problem.",
+            ),
         )
     ):
         command = option(command)
     return command
 
 
-def _encoding_arguments(precision: str, devices: tuple[str, ...], jpeg_scale: int) -> list[str]:
+def _service_arguments(precision: str, devices: tuple, jpeg_scale: int, urls: tuple, log_level: str) -> list[str]:
     """The same options as arguments."""
-    named = [argument for device in devices for argument in ("--device", device)]
-    return ["--precision", precision, "--jpeg-scale", str(jpeg_scale), *named]
+    repeated = (("--device", devices), ("--urls", urls))
+    named = [argument for option, values in repeated for value in values for argument in (option, value)]
+    return ["--precision", precision, "--jpeg-scale", str(jpeg_scale), "--log-level", log_level, *named]
 
 
 class Group(click.Group):
@@ -70,24 +85,25 @@ def main() -> None:
 @main.command()
 @click.option("--socket", "path", type=PATH, required=True, help="Unix socket to listen on; created with mode 0600.")
 @click.option("--model", default=settings.model_name, show_default="VDX_MODEL, else " + settings.DEFAULT_MODEL)
-@_encoding
+@_service
 @click.option("--allow", "folders", type=PATH, multiple=True, help="Folder that encode_image(path) may read; repeatable.")
-@click.option("--urls", is_flag=True, help="Let encode_image fetch http(s) URLs.")
 @click.option("--idle-seconds", type=float, help="Stop after this long without a request.  [default: never]")
 @click.option("--member", type=int, nargs=2, hidden=True, help="Descriptors that a group of encoders passes to its members.")
-def serve(path, model: str, precision: str, devices, jpeg_scale: int, folders, urls: bool, idle_seconds, member) -> None:
+def serve(path, model: str, folders, idle_seconds, member, **service) -> None:
     """Run the encoder service: one model for all functions and workers of this machine."""
     from vdx_udf.group import Group, Member
     from vdx_udf.service import Service
+    from vdx_udf.urls import UrlRules
 
+    rules, devices = UrlRules(service["urls"]), service["devices"]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("vdx").setLevel(logging.INFO)
+    logging.getLogger("vdx").setLevel(service["log_level"].upper())
     # The service before torch and the model: a second instance must end at once.
-    service = Member(path, *member) if member else (Group if len(devices) > 1 else Service)(path, idle_seconds)
-    if isinstance(service, Group):
+    listener = Member(path, *member) if member else (Group if len(devices) > 1 else Service)(path, idle_seconds)
+    if isinstance(listener, Group):
         allowed = [argument for folder in folders for argument in ("--allow", str(folder))]
-        same = ["--socket", str(path), "--model", model, *_encoding_arguments(precision, (), jpeg_scale)]
-        service.run([*same, *allowed, *(["--urls"] if urls else [])], devices)
+        same = ["--socket", str(path), "--model", model, *_service_arguments(**service | {"devices": ()})]
+        listener.run([*same, *allowed], devices)
     # Read when torch is loaded: how long its threads spin at the end of each product before they sleep. The default takes
     # a fifth of the processor from the threads that decode pictures; much less slows a single text.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -95,8 +111,8 @@ def serve(path, model: str, precision: str, devices, jpeg_scale: int, folders, u
     from vdx_udf.image import ImageSource
     from vdx_udf.model import Clip
 
-    clip = Clip(model, precision, devices[0] if devices else None)
-    service.serve(Encoder(clip, ImageSource(folders, urls), jpeg_scale=jpeg_scale))
+    clip = Clip(model, service["precision"], devices[0] if devices else None)
+    listener.serve(Encoder(clip, ImageSource(folders, rules), jpeg_scale=service["jpeg_scale"]))
 
 
 def _layout(prefix: Path | None, config_dir: Path | None, data_dir: Path | None, user: str | None):
@@ -128,14 +144,23 @@ def _places(command):
 @main.command()
 @_places
 @click.option("--model", default=settings.model_name, show_default="VDX_MODEL, else " + settings.DEFAULT_MODEL)
-@_encoding
+@_service
+@click.option("--allow", "folders", type=PATH, multiple=True,
+              help="Folder that encode_image(path) may read; repeatable.  [default: user_files; --prefix: any]")  # fmt: skip
+@click.option("--no-paths", is_flag=True, help="No path may be read: pictures come as bytes.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, write nothing.")
-def install(prefix, config_dir, data_dir, user, model: str, precision: str, devices, jpeg_scale: int, dry_run: bool) -> None:
+def install(prefix, config_dir, data_dir, user, model: str, folders, no_paths: bool, dry_run: bool, **service) -> None:
     """Lay the bundle into a server's folders or into one prefix for the embedded engine."""
     from vdx_udf.install import install as lay
+    from vdx_udf.urls import UrlRules
 
+    if no_paths and folders:
+        raise click.UsageError("--no-paths and --allow contradict each other: name one")
+    UrlRules(service["urls"])  # a rule with a mistake is said now, not by the first query
     layout = _layout(prefix, config_dir, data_dir, user)
-    for action, path in lay(layout, model, dry_run, _encoding_arguments(precision, devices, jpeg_scale)):
+    if no_paths or folders:
+        layout = replace(layout, readable=tuple(folder.absolute() for folder in folders))
+    for action, path in lay(layout, model, dry_run, _service_arguments(**service)):
         click.echo(f"{action}  {path}")
     if dry_run:
         click.echo("nothing was written (--dry-run)")
@@ -207,9 +232,10 @@ def grid(prefix, url, query: str, output: Path, columns: int, parameters: tuple[
     from vdx_udf.grid import through_sql
     from vdx_udf.image import ImageError, ImageSource
     from vdx_udf.shell import parse_parameter
+    from vdx_udf.urls import UrlRules
 
     client = _client(prefix, url)
-    here = ImageSource((Path("/"),), fetch)
+    here = ImageSource((Path("/"),), UrlRules(["*", "0.0.0.0/0", "::/0"] if fetch else []))
 
     def read(value: bytes) -> bytes:
         if b"://" not in value:

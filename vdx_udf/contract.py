@@ -77,8 +77,17 @@ FUNCTIONS = {
         ),
     )
 }
+KINDS = ("text", "image")  # of input that the model takes
+# errors: rows that got an error, and blocks that failed. encoded: inputs that went through the model, in batches; queue_seconds
+# and compute_seconds are theirs, the first summed over inputs, from ready for the model to the start of their batch.
+FUNCTION_COUNTERS = ("blocks", "rows", "errors", "last_error")
+BATCH_COUNTERS = ("rows", "cache_hits", "batches", "encoded", "queue_seconds", "compute_seconds")
+COUNTERS = (
+    *(f"{function}.{counter}" for function in FUNCTIONS for counter in FUNCTION_COUNTERS),
+    *(f"{kind}.{counter}" for kind in KINDS for counter in BATCH_COUNTERS),
+    "last_error",
+)
 ENCODER_INFO_KEYS = (
     "model", "dimension", "device", "precision", "parity", "jpeg_scale", "preprocessing", "logit_scale", "weights_hash",
-    "vdx_udf_version", "open_clip_version", "torch_version", "uptime_seconds", "rows_served", "cache_hits", "cached_embeddings",
-    "last_error", "pid",
+    "vdx_udf_version", "open_clip_version", "torch_version", "uptime_seconds", "cached_embeddings", "pid", *COUNTERS,
 )  # fmt: skip

@@ -13,16 +13,18 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 import numpy as np
 
-from vdx_udf import __version__, settings
+from vdx_udf import __version__, contract, settings
+from vdx_udf.counters import Counters
 from vdx_udf.image import ImageError, ImageSource, decode, is_content, shortened
 
-TEXT, IMAGE = "text", "image"
+TEXT, IMAGE = contract.KINDS
 log = logging.getLogger("vdx")
 In, Out = TypeVar("In"), TypeVar("Out")
 
@@ -32,16 +34,18 @@ class EncodeError(ValueError):
 
 
 class Entry:
-    """One distinct input: `value` becomes its unit vector, float32 (dimension,), or the exception that it met.
+    """One distinct input: `value` becomes its unit vector, float32 (dimension,), or the reason why it has none.
 
     `key` is None until a file or URL was read: then it may turn out to follow another entry with the same content.
     """
 
-    __slots__ = ("followers", "key", "payload", "tickets", "value")
+    __slots__ = ("followers", "key", "name", "payload", "queued", "tickets", "value")
 
-    def __init__(self, key: tuple[str, bytes] | None, payload: Any, value: np.ndarray | None = None):
+    def __init__(self, key: tuple[str, Hashable] | None, payload: Any, value: np.ndarray | None = None):
         self.key, self.payload = key, payload
-        self.value: np.ndarray | Exception | None = value
+        self.name = "" if payload is None else shortened(payload)
+        self.queued = 0.0  # when it was ready for the model
+        self.value: np.ndarray | EncodeError | None = value
         self.tickets: list[Ticket] = []
         self.followers: list[Entry] = []
 
@@ -70,14 +74,15 @@ class Ticket:
         """The rows' unit vectors, float32 (rows, dimension), once all are there. Raises the first error among them."""
         self._wait()
         for entry in self.entries:
-            if isinstance(entry.value, Exception):
-                raise entry.value
+            if isinstance(entry.value, EncodeError):
+                raise EncodeError(f"{entry.name}: {entry.value}")
         return np.stack([entry.value for entry in self.entries])[self.row_of]
 
-    def outcomes(self) -> list[np.ndarray | Exception]:
-        """The rows' unit vectors or errors, once all are there."""
+    def outcomes(self) -> list[np.ndarray | str]:
+        """The rows' unit vectors or the reasons why there is none, once all are there; each row knows its own input."""
         self._wait()
-        return [self.entries[i].value for i in self.row_of]
+        found = [str(e.value) if isinstance(e.value, EncodeError) else e.value for e in self.entries]
+        return [found[i] for i in self.row_of]
 
 
 class Encoder:
@@ -95,29 +100,28 @@ class Encoder:
         self._jpeg_scale, self._jpeg_side = jpeg_scale, jpeg_scale * max(model.preprocess.size)
         self._cache_entries = cache_entries
         self._label_sets: OrderedDict[tuple[bytes, ...], np.ndarray] = OrderedDict()
-        self._cache: OrderedDict[tuple[str, bytes], np.ndarray] = OrderedDict()
-        self._in_flight: dict[tuple[str, bytes], Entry] = {}
+        self._cache: OrderedDict[tuple[str, Hashable], np.ndarray] = OrderedDict()
+        self._in_flight: dict[tuple[str, Hashable], Entry] = {}
         self._ready: dict[str, OrderedDict[Hashable, deque[Entry]]] = {TEXT: OrderedDict(), IMAGE: OrderedDict()}
         self._wake = threading.Condition()
-        self._readers = ThreadPoolExecutor(settings.READERS, thread_name_prefix="read")
+        self._readers = _threads(settings.READERS, "read")
         self._read_ahead = threading.Semaphore(settings.READ_AHEAD)
-        self._decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._decoders = _threads(os.cpu_count() or 1, "decode")
         self._started = time.monotonic()
         # Once: the look-up reads files, and every insert into `ingest` asks for the info.
         self._versions = {"open_clip_version": version("open_clip_torch"), "torch_version": version("torch")}
-        self._rows = self._hits = 0
-        self.last_error = ""
+        self.counters = Counters()
         self._last_kind = IMAGE
 
     # What connections call
 
     def is_known(self, kind: str, value: bytes) -> bool:
         """Whether a text needs no model pass; a hint, taken without the lock."""
-        return (kind, value) in self._cache
+        return (kind, _text_identity(value)) in self._cache
 
     def submit_texts(self, client: Hashable, texts: list[bytes]) -> Ticket:
         """A ticket for UTF-8 texts; bytes that are not UTF-8 are read as U+FFFD."""
-        return self._submit(client, TEXT, texts, lambda text: text)
+        return self._submit(client, TEXT, texts, _text_identity)
 
     def submit_images(self, client: Hashable, values: list[bytes]) -> Ticket:
         """A ticket for pictures given as bytes, path or URL. What cannot be read becomes that row's error."""
@@ -134,6 +138,8 @@ class Encoder:
         embeddings = means / np.linalg.norm(means, axis=1, keepdims=True)
         with self._wake:
             _remember(self._label_sets, labels, embeddings, settings.LABEL_SETS)
+            while sum(map(len, self._label_sets)) > settings.CACHE_ENTRIES:  # a set can be of any size
+                self._label_sets.popitem(last=False)
         return embeddings
 
     def drop(self, tickets: list[Ticket]) -> None:
@@ -159,17 +165,15 @@ class Encoder:
                 "vdx_udf_version": __version__,
                 **self._versions,
                 "uptime_seconds": int(time.monotonic() - self._started),
-                "rows_served": self._rows,
-                "cache_hits": self._hits,
                 "cached_embeddings": len(self._cache),
-                "last_error": self.last_error,
                 "pid": os.getpid(),
+                **self.counters.all(),
             }
         return {key: str(value) for key, value in known.items()}
 
     # The queue
 
-    def _submit(self, client: Hashable, kind: str, values: list[bytes], identity: Callable[[bytes], bytes | None]) -> Ticket:
+    def _submit(self, client: Hashable, kind: str, values: list[bytes], identity: Callable[[bytes], Hashable]) -> Ticket:
         """`identity` gives the bytes that two equal inputs share, or None where they must be read first."""
         place: dict[bytes, int] = {}
         row_of = [place.setdefault(value, len(place)) for value in values]
@@ -177,7 +181,6 @@ class Encoder:
         ticket = Ticket([], row_of)
         fresh = []
         with self._wake:
-            self._rows += len(values)
             for value, known_by in zip(place, identities, strict=True):
                 key = None if known_by is None else (kind, known_by)
                 if (vector := _recall(self._cache, key)) is not None:
@@ -191,7 +194,7 @@ class Encoder:
                 if entry.value is None:
                     entry.tickets.append(ticket)
                     ticket.pending += 1
-            self._hits += len(values) - len(fresh)
+            self.counters.add(kind, rows=len(values), cache_hits=len(values) - len(fresh))
             if ticket.pending == 0:
                 ticket.finish()
         if kind == TEXT:
@@ -203,19 +206,25 @@ class Encoder:
         return ticket
 
     def _enqueue(self, client: Hashable, kind: str, entries: list[Entry]) -> None:
+        now = time.monotonic()
+        for entry in entries:
+            entry.queued = now
         with self._wake:
             self._ready[kind].setdefault(client, deque()).extend(entries)
             self._wake.notify()
 
     def _tokenize(self, client: Hashable, entries: list[Entry]) -> None:
-        texts = [entry.payload.decode("utf-8", "replace") for entry in entries]
-        for entry, tokens in zip(entries, _each(self.model.tokens, texts, TEXT), strict=True):
-            if isinstance(tokens, Exception):
+        tokenized = _each(self._tokens, [entry.payload for entry in entries])
+        for entry, tokens in zip(entries, tokenized, strict=True):
+            if isinstance(tokens, EncodeError):
                 self._deliver([(entry, tokens)])
             else:
                 entry.payload = tokens
         if ready := [entry for entry in entries if entry.value is None]:
             self._enqueue(client, TEXT, ready)
+
+    def _tokens(self, texts: list[bytes]) -> list[Any]:
+        return self.model.tokens([_readable(text) for text in texts])
 
     def _read(self, client: Hashable, entry: Entry) -> None:
         """What a path or URL names; the content says whether this picture is known."""
@@ -236,7 +245,7 @@ class Encoder:
                 self._in_flight[key] = entry
             elif vector is None:
                 other.followers.append(entry)
-            self._hits += entry.key is None
+            self.counters.add(IMAGE, cache_hits=entry.key is None)
         if entry.key:
             self._decoders.submit(self._decode, client, entry).add_done_callback(lambda _: self._read_ahead.release())
             return
@@ -305,26 +314,33 @@ class Encoder:
         self._encode()
 
     def _encode(self) -> None:
-        passes = {TEXT: self.model.encode_tokens, IMAGE: self.model.encode_images}
+        passes = {TEXT: partial(_vectors, self.model.encode_tokens), IMAGE: partial(_vectors, self.model.encode_images)}
         try:
             with self.model.stream():
                 while True:
                     kind, batch = self._take()
-                    vectors = _each(passes[kind], [entry.payload for entry in batch], kind)
-                    self._deliver([(entry, _finite(vector, kind)) for entry, vector in zip(batch, vectors, strict=True)])
+                    began = time.monotonic()
+                    vectors = _each(passes[kind], [entry.payload for entry in batch])
+                    self._count(kind, began, batch)
+                    self._deliver(list(zip(batch, vectors, strict=True)))
         except BaseException:
             # Without this thread every query would hang; workers start a new service when this one is gone.
             log.exception("the model thread failed; the service stops")
             os._exit(1)
 
-    def _deliver(self, outcomes: list[tuple[Entry, np.ndarray | Exception]]) -> None:
+    def _count(self, kind: str, began: float, batch: list[Entry]) -> None:
+        queued, computed = sum(began - entry.queued for entry in batch), time.monotonic() - began
+        self.counters.add(kind, batches=1, encoded=len(batch), queue_seconds=queued, compute_seconds=computed)
+        log.debug(
+            "batch: %d of %s, computed in %.4f s, queued %.4f s on average", len(batch), kind, computed, queued / len(batch)
+        )
+
+    def _deliver(self, outcomes: list[tuple[Entry, np.ndarray | EncodeError]]) -> None:
         with self._wake:
             for entry, value in outcomes:
                 if entry.key is not None:
                     self._in_flight.pop(entry.key, None)
-                if isinstance(value, Exception):
-                    self.last_error = str(value)
-                elif entry.key is not None:
+                if entry.key is not None and not isinstance(value, EncodeError):
                     _remember(self._cache, entry.key, value, self._cache_entries)
                 for each in (entry, *entry.followers):
                     each.value, each.payload = value, None
@@ -332,6 +348,14 @@ class Encoder:
                         ticket.pending -= 1
                         if ticket.pending == 0:
                             ticket.finish()
+
+
+def _threads(count: int, name: str) -> ThreadPoolExecutor:
+    """A pool whose threads all run already: later, when memory is short, a thread may not start."""
+    pool, all_here = ThreadPoolExecutor(count, thread_name_prefix=name), threading.Barrier(count)
+    for _ in range(count):
+        pool.submit(all_here.wait)
+    return pool
 
 
 def _recall(cache: OrderedDict[Hashable, np.ndarray], key: Hashable) -> np.ndarray | None:
@@ -348,27 +372,46 @@ def _remember(cache: OrderedDict[Hashable, np.ndarray], key: Hashable, value: np
         cache.popitem(last=False)
 
 
-def _each(work: Callable[[list[In]], Sequence[Out]], payloads: list[In], kind: str) -> list[Out | Exception]:
+def _each(work: Callable[[list[In]], Sequence[Out]], payloads: list[In]) -> list[Out | EncodeError]:
     """One result a payload, or the error that it met: a batch that fails is halved until the culprit is alone."""
     try:
         return list(work(payloads)) if payloads else []
     except Exception as error:
+        reason = error if isinstance(error, EncodeError) else EncodeError(f"the model failed: {_described(error)}")
         if len(payloads) == 1:
-            return [EncodeError(f"the model failed on {kind} input: {type(error).__name__}: {shortened(str(error))}")]
+            return [reason]
+        log.info("a batch of %d failed and is halved: %s", len(payloads), reason)
         half = len(payloads) // 2
-        return _each(work, payloads[:half], kind) + _each(work, payloads[half:], kind)
+        return _each(work, payloads[:half]) + _each(work, payloads[half:])
 
 
-def _finite(vector: np.ndarray | Exception, kind: str) -> np.ndarray | Exception:
-    if isinstance(vector, Exception):
-        return vector
-    if not np.isfinite(vector).all():
-        return EncodeError(f"the model gave a vector that is not finite for this {kind}")
-    return vector.copy()  # or each cached row would keep its whole batch in memory
+def _vectors(model_pass: Callable[[list[In]], np.ndarray], payloads: list[In]) -> list[np.ndarray]:
+    """The unit vectors of a batch, one array each: or a cached row would keep its whole batch in memory."""
+    vectors = model_pass(payloads)
+    if not np.isfinite(vectors).all():
+        raise EncodeError("the model gave a vector that is not finite")
+    return [vector.copy() for vector in vectors]
 
 
 def _picture_error(error: Exception) -> EncodeError:
-    return EncodeError(str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {shortened(str(error))}")
+    return EncodeError(str(error) if isinstance(error, ImageError) else _described(error))
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {shortened(str(error))}"
+
+
+def _text_identity(text: bytes) -> Hashable:
+    """What the cache knows a text by: itself, or of a long one its digest, in a tuple so that no text equals it."""
+    return text if len(text) <= 256 else (_digest(text),)
+
+
+def _readable(text: bytes) -> str:
+    """The text as the tokeniser gets it: of one longer than MAX_TEXT letters the beginning, spaces in a row counting once."""
+    decoded = text.decode("utf-8", "replace")
+    if len(decoded) <= settings.MAX_TEXT:
+        return decoded
+    return " ".join(decoded.split(None, settings.MAX_TEXT))[: settings.MAX_TEXT]
 
 
 def _digest(content: bytes) -> bytes:

@@ -4,6 +4,7 @@ A handler reads a block's columns from the stream and yields `(rows, answer)`: `
 returns the result column of these rows. So the next rows are read and queued while the first are computed.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,19 +16,26 @@ from vdx_udf import contract, native, settings
 from vdx_udf.encoder import TEXT, EncodeError, Encoder, Ticket
 from vdx_udf.near import near
 
+log = logging.getLogger("vdx")
 Answers = Iterator[tuple[int, Callable[[], object]]]
 
 
 @dataclass
 class Context:
-    """One connection's view of the encoder; `tickets` are those not answered yet."""
+    """One function's and connection's view of the encoder; `tickets` are those not answered yet."""
 
     encoder: Encoder
+    function: str
     tickets: set[Ticket] = field(default_factory=set)
 
     @property
     def client(self) -> Hashable:
         return id(self)
+
+    def failed(self, error: str, rows: int = 1) -> None:
+        """Counts and logs rows, or a block, that failed; `error` is the first one's."""
+        self.encoder.counters.failed(self.function, error, rows)
+        log.info("%s: %d failed: %s", self.function, rows, error)
 
     def answer(self, ticket: Ticket, column: Callable[[Ticket], object]) -> Callable[[], object]:
         """`column(ticket)` to be called once; until then the ticket counts as waited for."""
@@ -55,7 +63,7 @@ def encode_image(context: Context, stream: native.Stream, rows: int) -> Answers:
 
 
 def try_encode_image(context: Context, stream: native.Stream, rows: int) -> Answers:
-    return _encode_images(context, stream, rows, _vectors_and_errors)
+    return _encode_images(context, stream, rows, partial(_vectors_and_errors, context))
 
 
 def classify(context: Context, stream: native.Stream, rows: int) -> Answers:
@@ -131,12 +139,14 @@ def _vectors(ticket: Ticket) -> native.Ragged:
     return native.Ragged.of_matrix(ticket.vectors())
 
 
-def _vectors_and_errors(ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:
+def _vectors_and_errors(context: Context, ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:
     outcomes = ticket.outcomes()
+    if failed := [outcome for outcome in outcomes if isinstance(outcome, str)]:
+        context.failed(failed[0], len(failed))
     vectors = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
     ends = np.cumsum([len(o) if isinstance(o, np.ndarray) else 0 for o in outcomes], dtype=np.uint64)
     flat = np.concatenate(vectors) if vectors else np.empty(0, np.float32)
-    errors = [str(o).encode() if isinstance(o, Exception) else b"" for o in outcomes]
+    errors = [o.encode() if isinstance(o, str) else b"" for o in outcomes]
     return native.Ragged(ends, flat), errors
 
 

@@ -2,7 +2,9 @@
 
 import io
 import os
+import re
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,74 +12,74 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vdx_udf import settings
+from vdx_udf.urls import UrlError, UrlRules, fetch
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+Image.MAX_IMAGE_PIXELS = settings.MAX_PIXELS  # beyond it Pillow warns, at twice that it raises
+NO_URLS = UrlRules()
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class ImageError(ValueError):
-    """This input is no picture that can be used; the message names the input, shortened, and the reason."""
+    """This input is no picture that can be used; the message is the reason, and never says what the file holds."""
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where pictures may come from: bytes always, files under `folders`, http(s) URLs only with `urls`.
+    """Where pictures may come from: bytes always, files under `folders`, URLs that a rule of `urls` admits.
 
     A relative path is taken from the first folder, as ClickHouse's own file() takes it from user_files.
     """
 
     folders: tuple[Path, ...] = ()
-    urls: bool = False
+    urls: UrlRules = NO_URLS
 
     def read(self, value: bytes) -> bytes:
         """The file's bytes of whatever `value` is. Raises ImageError."""
-        if is_content(value):
-            return value
         text = _as_text(value)
-        if not text:
-            raise ImageError("the picture is empty (0 bytes)")
-        if text[:8].lower().startswith(("http://", "https://")):
-            return self._fetch(text)
-        return self._read_file(text)
-
-    def _read_file(self, path: str) -> bytes:
-        if not self.folders:
-            raise ImageError(f"{shortened(path)}: no folder is open to paths here; pass the bytes, e.g. file(..., RawBLOB)")
-        try:
-            real = (self.folders[0] / path).resolve(strict=True)
-            if not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
-                allowed = ", ".join(map(str, self.folders))
-                raise ImageError(f"{shortened(path)} lies outside the allowed folders ({allowed}); pass the bytes instead")
-            # Checked before it is opened too: opening a named pipe would wait for a writer.
-            if not stat.S_ISREG(real.stat().st_mode):
-                raise ImageError(f"{shortened(path)} is not a regular file")
-            with open(real, "rb") as file:
-                content = file.read(settings.MAX_IMAGE_BYTES + 1)
-        except OSError as error:
-            raise ImageError(f"{shortened(path)} cannot be read: {os.strerror(error.errno or 0)}") from None
+        if text is None:
+            content = value
+        elif _SCHEME.match(text):
+            content = self._fetch(text)
+        else:
+            content = self._read_file(text) if text else b""
         if not content:
             raise ImageError("the picture is empty (0 bytes)")
         if len(content) > settings.MAX_IMAGE_BYTES:
-            raise ImageError(f"{shortened(path)} is larger than {settings.MAX_IMAGE_BYTES} bytes")
+            raise ImageError(f"larger than {settings.MAX_IMAGE_BYTES} bytes")
         return content
+
+    def _read_file(self, path: str) -> bytes:
+        if not self.folders:
+            raise ImageError("no folder is open to paths here; pass the bytes, e.g. file(..., RawBLOB)")
+        try:
+            real = (self.folders[0] / path).resolve(strict=True)
+            self._check(real, real.stat())  # before it is opened: opening a device can do something
+            with open(real, "rb", opener=_opener) as file:
+                # Again, of what was really opened: a folder on the way may have become a link in the meantime.
+                self._check(Path(f"/proc/self/fd/{file.fileno()}").resolve(), os.fstat(file.fileno()))
+                return file.read(settings.MAX_IMAGE_BYTES + 1)
+        except (OSError, RuntimeError) as error:  # Python before 3.13 reports a loop of links as RuntimeError
+            reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "too many links"
+            raise ImageError(f"cannot be read: {reason}") from None
+
+    def _check(self, real: Path, status: os.stat_result) -> None:
+        if not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
+            raise ImageError(f"lies outside the allowed folders ({', '.join(map(str, self.folders))}); pass the bytes instead")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("is not a regular file")
 
     def _fetch(self, url: str) -> bytes:
         if not self.urls:
-            raise ImageError(
-                f"{shortened(url)}: URLs are switched off; start the encoder service with --urls, or pass the bytes with url()"
-            )
-        import urllib3  # only where it is wanted: it takes 60 ms to import
-
-        timeout = urllib3.Timeout(total=settings.URL_SECONDS)
+            raise ImageError("URLs are switched off; vdx install --urls RULE admits hosts, or pass the bytes with url()")
         try:
-            with urllib3.request("GET", url, timeout=timeout, retries=3, preload_content=False) as response:
-                if response.status != 200:
-                    raise ImageError(f"{shortened(url)} answered with status {response.status}")
-                content = response.read(settings.MAX_IMAGE_BYTES + 1)
-        except urllib3.exceptions.HTTPError as error:
-            raise ImageError(f"{shortened(url)} cannot be fetched: {shortened(str(error))}") from None
-        if len(content) > settings.MAX_IMAGE_BYTES:
-            raise ImageError(f"{shortened(url)} is larger than {settings.MAX_IMAGE_BYTES} bytes")
-        return content
+            return fetch(url, self.urls)
+        except UrlError as error:
+            raise ImageError(str(error)) from None
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for a writer
 
 
 def is_content(value: bytes) -> bool:
@@ -85,31 +87,56 @@ def is_content(value: bytes) -> bool:
     return bool(value) and _as_text(value) is None
 
 
+class _Timed(io.BytesIO):
+    """Content that stops being read once the decoder has worked on it for DECODE_SECONDS."""
+
+    def __init__(self, content: bytes):
+        super().__init__(content)
+        self._deadline = time.monotonic() + settings.DECODE_SECONDS
+
+    def read(self, size: int | None = -1) -> bytes:
+        if time.monotonic() > self._deadline:
+            raise ImageError(f"decoding it takes longer than {settings.DECODE_SECONDS} s")
+        return super().read(size)
+
+
 def decode(content: bytes, side: int = 0) -> Image.Image:
     """The picture as a viewer shows it: first frame, upright (EXIF orientation applied), 16-bit grey scaled to 8.
 
     Its mode is otherwise the file's own, so that a model's preprocessing treats palettes and alpha as open_clip does.
     A JPEG may come scaled down by 2, 4 or 8, which is faster to decode, as long as both sides keep `side` pixels; 0
-    keeps all. Raises ImageError; for more pixels than Pillow allows (178,956,970) or too long a side before it decodes.
+    keeps all. Raises ImageError; for too many pixels, too long a side or too many scans before it decodes.
     """
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if max(image.size) > settings.MAX_ASPECT * min(image.size):
-            size = f"{image.width} x {image.height} pixels"
-            raise ImageError(f"a picture of {size}: its sides may be at most 1 to {settings.MAX_ASPECT}")
+        image = Image.open(_Timed(content), formats=FORMATS)
+        _check_size(image, content)
         if side:
             image.draft(None, (side, side))
         image.load()
         image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
-        raise ImageError(f"not a picture: {shortened(content)}; formats read: {', '.join(FORMATS)}") from None
+        raise ImageError(f"not a picture; formats read: {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"a picture of more than {settings.MAX_PIXELS} pixels") from None
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"a damaged picture ({len(content)} bytes): {shortened(str(error))}") from None
+    except Exception as error:  # whatever a decoder can raise over a damaged file
+        ends_early = "truncated" in str(error)  # the text itself can quote the file
+        reason = "it ends early" if ends_early else f"its data is broken ({type(error).__name__})"
+        raise ImageError(f"a damaged picture: {reason}") from None
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
         return Image.fromarray((np.asarray(image, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
     return image
+
+
+def _check_size(image: Image.Image, content: bytes) -> None:
+    size = f"{image.width} x {image.height} pixels"
+    if image.width * image.height > settings.MAX_PIXELS:
+        raise ImageError(f"a picture of {size}: more than {settings.MAX_PIXELS} pixels")
+    if max(image.size) > settings.MAX_ASPECT * min(image.size):
+        raise ImageError(f"a picture of {size}: its sides may be at most 1 to {settings.MAX_ASPECT}")
+    if image.format == "JPEG" and content.count(b"\xff\xda") > settings.MAX_SCANS:
+        raise ImageError(f"a JPEG of more than {settings.MAX_SCANS} scans")
 
 
 def _as_text(value: bytes) -> str | None:
@@ -124,7 +151,8 @@ def _as_text(value: bytes) -> str | None:
 
 
 def shortened(value: bytes | str, limit: int = 60) -> str:
-    """A quoted, printable piece of an input for an error message."""
-    if isinstance(value, bytes):
-        return f"{value[:24]!r} ... ({len(value)} bytes)" if len(value) > 24 else repr(value)
-    return repr(value) if len(value) <= limit else f"{value[:limit]!r} ..."
+    """A quoted, printable piece of an input for an error message: of a text, path or URL its beginning, of bytes the size."""
+    text = _as_text(value[:4096]) if isinstance(value, bytes) else value
+    if text is None:
+        return f"<{len(value)} bytes>"
+    return repr(text) if len(text) <= limit and len(value) <= 4096 else f"{text[:limit]!r} ..."

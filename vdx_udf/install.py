@@ -81,7 +81,7 @@ class Layout:
         return [f for f in (self.user_files, self.data, self.run) if f]
 
 
-def render(layout: Layout, model: str, encoding: Sequence[str]) -> dict[Path, tuple[bytes, int]]:
+def render(layout: Layout, model: str, options: Sequence[str]) -> dict[Path, tuple[bytes, int]]:
     """Every file of the bundle for this layout and model: path to (content, mode)."""
     from vdx_udf.model import dimension_of
 
@@ -91,7 +91,7 @@ def render(layout: Layout, model: str, encoding: Sequence[str]) -> dict[Path, tu
         files[layout.functions / source.name] = (source.read_bytes(), 0o644)
     for name in SCRIPTS:
         files[layout.user_scripts / name] = ((bundle_folder("user_scripts") / name).read_bytes(), 0o755)
-    worker = json.dumps(_worker_config(layout, model, encoding), indent=1) + "\n"
+    worker = json.dumps(_worker_config(layout, model, options), indent=1) + "\n"
     files[layout.user_scripts / WORKER_CONFIG] = (worker.encode(), 0o644)
     source, dimension = bundle_folder("sql"), dimension_of(model)
     for path in sorted(source.rglob("*.sql")):
@@ -110,14 +110,15 @@ def _config(layout: Layout) -> str:
     return text.replace("@embedded@", embedded)
 
 
-def _worker_config(layout: Layout, model: str, encoding: Sequence[str]) -> dict:
+def _worker_config(layout: Layout, model: str, options: Sequence[str]) -> dict:
     serve = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(layout.run / "encoder.sock"), "--model", model]
-    serve += encoding
+    serve += options
     for folder in layout.readable:
         serve += ["--allow", str(folder)]
     serve += ["--idle-seconds", str(settings.IDLE_SECONDS)]
     return {
         "version": __version__,
+        "model": model,
         "run": str(layout.run),
         "socket": "encoder.sock",
         "log": str(layout.run / "encoder.log"),
@@ -126,14 +127,14 @@ def _worker_config(layout: Layout, model: str, encoding: Sequence[str]) -> dict:
     }
 
 
-def install(layout: Layout, model: str, dry_run: bool = False, encoding: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
+def install(layout: Layout, model: str, dry_run: bool = False, options: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
     """Writes what differs and yields ("write" or "keep", path) for each file. Raises InstallError, ModelError.
 
-    `encoding`: arguments of `vdx serve` that say how it computes, such as `("--precision", "int8")`.
+    `options`: further arguments of `vdx serve`, such as `("--precision", "int8")`.
     """
     if layout.owner and os.geteuid() != 0:
         raise InstallError("--user needs root: only root may give files to another user; run it with sudo")
-    for path, (content, mode) in (files := render(layout, model, encoding)).items():
+    for path, (content, mode) in (files := render(layout, model, options)).items():
         same = path.is_file() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode
         yield "keep" if same else "write", path
         if not same and not dry_run:

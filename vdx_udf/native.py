@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-RECEIVE = 1 << 18  # bytes asked of the stream at a time
+RECEIVE = 1 << 18  # bytes asked of the stream at a time,
+RECEIVE_MOST = 1 << 22  # and within a large value; a length that is a lie costs no more memory than this
+MAX_NAME = 4_096  # bytes of a column's name or type
 MAX_STRING = 1 << 30  # longer lengths are taken for a broken stream rather than waited for
 _SMALL = [bytes([n]) for n in range(128)]
 
@@ -80,7 +82,7 @@ class Stream:
         parts = [self._buffer[self._at :]]
         self._buffer, self._at = b"", 0
         while missing > 0:
-            received = self._read(max(missing, RECEIVE))
+            received = self._read(min(max(missing, RECEIVE), RECEIVE_MOST))
             if not received:
                 raise StreamEnded(f"the stream ended {missing} bytes before a value of {size} bytes was complete")
             parts.append(received)
@@ -110,10 +112,10 @@ class Stream:
             if shift > 63:
                 raise NativeError("a length of more than 64 bits: this is not Native format")
 
-    def string(self) -> bytes:
+    def string(self, most: int = MAX_STRING) -> bytes:
         size = self.varint()
-        if size > MAX_STRING:
-            raise NativeError(f"a string of {size} bytes; the limit is {MAX_STRING}")
+        if size > most:
+            raise NativeError(f"a string of {size} bytes; the limit is {most}")
         return self.take(size)
 
     def strings(self, count: int, max_bytes: int = 1 << 62) -> list[bytes]:
@@ -265,6 +267,8 @@ _FIXED = {f"UInt{8 * n}": np.dtype(f"<u{n}") for n in (1, 2, 4, 8)} | {"Float32"
 def parse_type(name: str) -> Any:
     """The type of a name such as `Tuple(vector Array(Float32), error String)`. Raises NativeError for any other."""
     name = name.strip()
+    if name.count("(") > 20:
+        raise NativeError(f"type {name[:80]} is nested too deeply")
     if name == "String":
         return String()
     if name in _FIXED:
@@ -315,10 +319,10 @@ def read_header(stream: Stream) -> tuple[int, int] | None:
 
 def read_column_header(stream: Stream, expected: Any) -> str:
     """The next column's name. Raises NativeError when its type is not the expected one."""
-    name = stream.string().decode("utf-8", "replace")
-    found = stream.string().decode("utf-8", "replace")
+    name = stream.string(MAX_NAME).decode("utf-8", "replace")
+    found = stream.string(MAX_NAME).decode("utf-8", "replace")
     if found != expected.name and parse_type(found).name != expected.name:
-        raise NativeError(f"column {name[:80]!r} is {found}, not {expected.name}: convert it with CAST")
+        raise NativeError(f"column {name[:80]!r} is {found[:80]}, not {expected.name}: convert it with CAST")
     return name
 
 

@@ -1,7 +1,8 @@
 """The encoder service: one process that owns the model and answers the workers over a unix socket.
 
-Protocol. A worker sends one line, `vdx/1 FUNCTION\\n`, then Native blocks as ClickHouse wrote them. The service answers
-in frames of one kind byte, a length (UInt32, little-endian) and that many bytes:
+Protocol. A worker sends one line, `vdx/2 FUNCTION VERSION MODEL\\n`, with the version and the model of its installation,
+which must be the service's own, then Native blocks as ClickHouse wrote them. The service answers in frames of one kind
+byte, a length (UInt32, little-endian) and that many bytes:
   D  a part of the answer, one or more whole Native blocks      B  the block is answered (length 0)
   X  an error sentence, UTF-8; the connection is closed after it
 """
@@ -18,11 +19,13 @@ import threading
 import time
 from pathlib import Path
 
-from vdx_udf import contract, functions, native, settings
+from vdx_udf import __version__, contract, functions, native, settings
 from vdx_udf.encoder import Encoder
 from vdx_udf.errors import ServiceError
 
-PROTOCOL = b"vdx/1"
+PROTOCOL = "vdx/2"
+MAX_HELLO = 5_000  # bytes of a worker's first line: the path of a model fits
+RETRY_SECONDS = 0.2  # until connections are accepted again where no file descriptor or thread was left
 _END = object()  # the last of a conversation's answers
 log = logging.getLogger("vdx")
 
@@ -64,8 +67,16 @@ class Service:
                 connection, _ = listener.accept()
             except TimeoutError:
                 continue
-            connection.setblocking(True)
-            threading.Thread(target=self._connected, args=(connection, encoder), daemon=True).start()
+            except OSError as error:  # no file descriptor left, mostly: those who wait are let in when one is
+                log.info("a connection has to wait: %s", error)
+                time.sleep(RETRY_SECONDS)
+                continue
+            try:
+                connection.setblocking(True)
+                threading.Thread(target=self._connected, args=(connection, encoder), daemon=True).start()
+            except RuntimeError as error:
+                log.info("a connection was closed: %s", error)
+                connection.close()
         os._exit(self.stop(f"idle for {self.idle_seconds} s"))
 
     def listener(self) -> socket.socket:
@@ -102,6 +113,9 @@ class Service:
 
     def _connected(self, connection: socket.socket, encoder: Encoder) -> None:
         try:
+            if (peer := _user_of(connection)) not in (os.geteuid(), 0):
+                log.info("a connection of user %d was refused", peer)
+                return
             Conversation(self, connection, encoder).run()
         except OSError:
             pass  # the worker went away, which is how ClickHouse cancels a query
@@ -115,19 +129,20 @@ class Conversation:
     """One worker's connection: this thread reads blocks, a second one sends the answers in order."""
 
     def __init__(self, service: Service, connection: socket.socket, encoder: Encoder):
-        self._service, self._connection = service, connection
-        self._context = functions.Context(encoder)
+        self._service, self._connection, self._encoder = service, connection, encoder
         self._answers: queue.Queue = queue.Queue(maxsize=settings.CHUNKS_AHEAD)
         self._broken = threading.Event()
         self._blocks_read = self._blocks_answered = 0
 
     def run(self) -> None:
         stream = native.Stream(self._connection.recv)
-        protocol, _, name = _line(stream).partition(b" ")
-        function = name.decode("ascii", "replace")
-        if protocol != PROTOCOL or function not in functions.HANDLERS:
-            self._send(b"X", [f"this service speaks {PROTOCOL.decode()} and has no function {function[:40]!r}".encode()])
+        hello = [*_line(stream).decode("utf-8", "replace").split(" ", 3), "", "", ""]
+        protocol, function, version, model = hello[:4]
+        if misfit := self._misfit(protocol, function, version, model):
+            log.info("a worker was refused: %s", misfit)
+            self._send(b"X", [misfit.encode()])
             return
+        self._context = functions.Context(self._encoder, function)
         self._returns = native.parse_type(contract.FUNCTIONS[function].returns)
         sender = threading.Thread(target=self._send_answers, daemon=True)
         sender.start()
@@ -140,9 +155,26 @@ class Conversation:
             self._drop()
             self._service.working(self._blocks_answered - self._blocks_read)
 
+    def _misfit(self, protocol: str, function: str, version: str, model: str) -> str:
+        """Why this worker cannot be served: its installation is not this service's. Another model's vectors would be wrong."""
+        here = self._encoder.model.name
+        if protocol != PROTOCOL or version != __version__:
+            return (
+                f"this encoder service (process {os.getpid()}) is of vdx-udf {__version__} and speaks {PROTOCOL}, the worker"
+                f" is of {version[:40]!r} and speaks {protocol[:40]!r}: stop the service, the next query starts its own"
+            )
+        if function not in functions.HANDLERS:
+            return f"this encoder service has no function {function[:40]!r}"
+        if model != here:
+            return (
+                f"the encoder service (process {os.getpid()}) runs model {here}, this function was installed for {model[:200]}:"
+                " stop the service, the next query starts the right one"
+            )
+        return ""
+
     def _drop(self) -> None:
         """What this worker still waited for need not be computed."""
-        self._context.encoder.drop(list(self._context.tickets))
+        self._encoder.drop(list(self._context.tickets))
 
     def _read_blocks(self, stream: native.Stream, function: str) -> None:
         """Reads and queues block after block until the worker goes away or sends something that cannot be answered."""
@@ -154,6 +186,7 @@ class Conversation:
                     raise native.NativeError(f"a block of {columns} columns for {declared.signature}")
                 self._blocks_read += 1
                 self._service.working(+1)
+                self._encoder.counters.add(function, blocks=1)
                 for count, answer in handler(self._context, stream, rows):
                     self._put((count, answer))
                 self._put(None)
@@ -188,17 +221,19 @@ class Conversation:
                     rows, answer = item
                     result = (contract.RESULT, self._returns, answer())
                     self._send(b"D", native.write_block([result], rows))
+                    self._encoder.counters.add(self._context.function, rows=rows)
         except OSError:
             pass  # the worker went away
         except Exception as error:
             if not isinstance(error, ValueError):
                 log.exception("a request failed")
-            self._fail(error)
+            sentence = " ".join(str(error).split()) or type(error).__name__
+            self._context.failed(sentence)
+            self._fail(sentence)
         finally:
             self._broken.set()
 
-    def _fail(self, error: Exception) -> None:
-        sentence = " ".join(str(error).split()) or type(error).__name__
+    def _fail(self, sentence: str) -> None:
         try:
             self._send(b"X", [sentence.encode("utf-8", "replace")])
             self._connection.shutdown(socket.SHUT_RDWR)  # wakes the reading thread
@@ -212,10 +247,17 @@ class Conversation:
             self._connection.sendall(part)
 
 
+def _user_of(connection: socket.socket) -> int:
+    """The user of the process at the other end, as the kernel knows it."""
+    if not hasattr(socket, "SO_PEERCRED"):  # macOS: the socket's folder and mode alone keep others out
+        return os.geteuid()
+    return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+
+
 def _line(stream: native.Stream) -> bytes:
-    """The bytes up to a newline, at most 100."""
+    """The bytes up to a newline, at most MAX_HELLO."""
     line = b""
-    while not line.endswith(b"\n") and len(line) < 100:
+    while not line.endswith(b"\n") and len(line) < MAX_HELLO:
         if stream.at_end():
             break
         line += stream.take(1)

@@ -39,7 +39,15 @@ LABEL_SETS = 64  # sets of labels whose embeddings are kept for classify, least 
 JPEG_SCALE = 2
 MAX_ASPECT = 1_000  # longer side over shorter: resizing the shorter one to 224 pixels would blow the longer up
 MAX_IMAGE_BYTES = 256 << 20
+MAX_PIXELS = 178_956_970  # where Pillow draws the line: 0.7 GB as RGBA
+# What a decoder may work on one picture: a progressive JPEG can hold thousands of scans, each a pass over all its pixels.
+MAX_SCANS = 100
+DECODE_SECONDS = 20  # looked at whenever the decoder asks for more of the file
 URL_SECONDS = 20  # for one picture, redirects included
+URL_REDIRECTS = 5
+# Letters of a text that the tokeniser gets to see. CLIP reads 77 tokens, of 32 bytes at most; a single word of this many
+# random letters costs open_clip's tokeniser 1.5 s, and the time grows with the square.
+MAX_TEXT = 8_192
 
 # Worker.
 START_SECONDS = 90  # wait for a service that loads its model: 5 to 10 s from disk, minutes at a first download

@@ -137,7 +137,7 @@ class Bench:
 
     def serve(self, *encoding: str) -> None:
         """Starts the service anew with these arguments, model loaded."""
-        for _ in install(self.layout, MODEL, encoding=encoding):
+        for _ in install(self.layout, MODEL, options=encoding):
             pass
         stop_encoder(self.layout)
         self.text("encode_text", "load the model")
