@@ -48,7 +48,10 @@ def test_files_parameters_and_formats(prefix, tmp_path):
 
 def test_errors_are_one_line_and_exit_code_1(prefix, tmp_path):
     done = vdx("sql", "--prefix", prefix, "-q", "SELECT encode_image('/nope.png')", check=False)
-    assert (done.returncode, done.stderr) == (1, "Error: encode_image: '/nope.png': cannot be read: No such file or directory\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: encode_image: '/nope.png': cannot be read: No such file or directory\n",
+    )
     done = vdx("sql", "--prefix", tmp_path / "nothing", "-q", "SELECT 1", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"Error: no bundle is installed in {tmp_path}/nothing: run `vdx install --prefix")

@@ -36,6 +36,7 @@ def main(function):
     """Serves one function until ClickHouse closes the pipe."""
     # The real standard output is kept aside before anything could print to it: a stray byte there would shift the
     # rows of every later query.
+    close_inherited()
     answers = os.dup(1)
     os.dup2(2, 1)
     try:
@@ -44,6 +45,20 @@ def main(function):
         sys.stderr.write("%s: %s\n" % (function, " ".join(str(error).split()) or type(error).__name__))
         sys.stderr.flush()
         os._exit(1)
+
+
+def close_inherited():
+    """Whatever else the server had open and did not close for its children."""
+    try:
+        opened = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return
+    for descriptor in opened:
+        if descriptor > 2:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass  # the one that listed the folder
 
 
 class EncoderError(Exception):
@@ -184,14 +199,18 @@ def try_connect(name):
 
 
 def start(config):
-    """Starts the service, or waits for the worker that does: one at a time holds the lock."""
+    """Starts the service, or waits for the worker that does: one at a time holds the lock.
+
+    Whoever waited while another one failed fails with it, instead of trying the same once more.
+    """
     import fcntl
 
-    deadline = time.monotonic() + config["start_seconds"]
+    began = time.monotonic()
+    deadline = began + config["start_seconds"]
     child = None
     hangup = select.poll()
     hangup.register(0, 0)
-    with open("start.lock", "w") as lock:
+    with open("start.lock", "a+") as lock:
         while time.monotonic() < deadline:
             service = try_connect(config["socket"])
             if service:
@@ -199,13 +218,20 @@ def start(config):
             if child is None:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock.seek(0)
+                    failed, _, sentence = lock.read().partition(" ")
+                    if failed and float(failed) > began:
+                        raise EncoderError(sentence)
                     child = spawn(config)
                 except BlockingIOError:
                     pass  # another worker is starting it
             elif child.poll() is not None and not service_runs():
-                raise EncoderError(
-                    "the encoder service stopped while starting: %s (log: %s)" % (last_line(config["log"]), config["log"])
-                )
+                killed = "it was ended by signal %d" % -child.returncode
+                reason = killed if child.returncode < 0 else last_line(config["log"])
+                sentence = "the encoder service stopped while starting: %s (log: %s)" % (reason, config["log"])
+                lock.truncate(0)
+                lock.write("%f %s" % (time.monotonic(), sentence))
+                raise EncoderError(sentence)
             if hangup.poll(RETRY_MILLISECONDS):
                 os._exit(0)  # ClickHouse gave up waiting
     raise EncoderError(

@@ -398,7 +398,8 @@ def _picture_error(error: Exception) -> EncodeError:
 
 
 def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {shortened(str(error))}"
+    """An exception's kind and text; a MemoryError has none."""
+    return "no memory is left for it" if isinstance(error, MemoryError) else f"{type(error).__name__}: {shortened(str(error))}"
 
 
 def _text_identity(text: bytes) -> Hashable:

@@ -28,6 +28,11 @@ def readable(error: BaseException) -> str:
     """The message without stack traces, and for a failed function the worker's own sentence first."""
     text = re.sub(r",? Stack trace \(when copying.*", "", str(error), flags=re.DOTALL)
     text = re.sub(r"^Code: 395\. DB::Exception: (.*?): while executing 'FUNCTION throwIf.*", r"\1", text, flags=re.DOTALL)
+    if killed := re.search(r"User defined function '(\w+)' failed.*terminated by signal (\d+)", text, re.DOTALL):
+        text = (
+            f"{killed.group(1)}: its worker process was ended by signal {killed.group(2)}, by hand or by the system for lack of"
+            " memory; run the query again"
+        )
     if worker := re.search(r"User defined function '\w+' failed.*Stderr: (.*?)\s*\. \(CHILD_WAS_NOT", text, re.DOTALL):
         text = worker.group(1)
     return " ".join(text.split()) or type(error).__name__

@@ -35,6 +35,9 @@ class Member(Service):
     def is_idle(self) -> bool:
         return False  # the group decides
 
+    def is_lost(self) -> bool:
+        return False
+
     def stop(self, why: str) -> int:
         return 0
 
@@ -69,6 +72,8 @@ class Group(Service):
                 self.working(+1)  # until it is ready: loading a model is no idle time
                 threading.Thread(target=self._follow, args=(ours, device), daemon=True).start()
         while not self._ended.wait(min(1.0, (self.idle_seconds or 1.0) / 4)):
+            if self.is_lost() and not self._hidden.exists():
+                os._exit(self.stop("the socket was removed; the next query starts another group"))
             if self.is_idle():
                 os._exit(self.stop(f"idle for {self.idle_seconds} s"))
         self.stop("a member ended")

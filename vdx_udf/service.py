@@ -61,11 +61,15 @@ class Service:
         encoder.run()
 
     def _accept(self, listener: socket.socket, encoder: Encoder) -> None:
-        listener.settimeout(min(1.0, (self.idle_seconds or 1.0) / 4))
         while not self.is_idle():
             try:
+                listener.settimeout(min(1.0, (self.idle_seconds or 1.0) / 4))
                 connection, _ = listener.accept()
             except TimeoutError:
+                if self.is_lost():
+                    log.info("the socket was removed: another one takes its place")
+                    listener.close()
+                    listener = self.listener()
                 continue
             except OSError as error:  # no file descriptor left, mostly: those who wait are let in when one is
                 log.info("a connection has to wait: %s", error)
@@ -93,6 +97,10 @@ class Service:
     def obey_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os._exit(self.stop("stopped by a signal")))
+
+    def is_lost(self) -> bool:
+        """Whether somebody removed the socket, so that nobody finds this service while its lock keeps others from starting."""
+        return not self.path.exists()
 
     def is_idle(self) -> bool:
         with self._guard:

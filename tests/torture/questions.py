@@ -1,0 +1,202 @@
+"""Queries of every function whose right answer is known, row by row: computed by open_clip and numpy, not by the service."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdx_udf.errors import readable
+from vdx_udf.image import ImageError, decode
+from vdx_udf.tiny.pictures import COLOURS, SHAPES, draw, sample_picture
+
+TEXTS, PICTURES, VECTORS = 2_000, 300, 1_000
+LABELS = ["red circle", "blue square", "star", "heart"]
+TOLERANCE = 1e-3  # of a vector's distance to its reference; the references themselves are at least 30 times that apart
+# What a failure may say: the worker's and the service's own sentences, the kernel's signal, the pool's and the query's ends.
+SENTENCES = (
+    "the encoder service", "this encoder service", "its worker process was ended by signal", "Could not get process from pool",
+    "Timeout exceeded: elapsed", "Query was cancelled", "the model failed: ", "no memory is left",
+)  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What became of one query."""
+
+    wrong: int = 0
+    lost: int = 0
+    error: str = ""
+
+    @property
+    def has_sentence(self) -> bool:
+        return any(sentence in self.error for sentence in SENTENCES)
+
+
+class Questions:
+    """The tables of inputs with their expected answers, and one query per function over any part of them."""
+
+    def __init__(self, client: Any, folder: Path):
+        from vdx_udf.model import Clip
+
+        clip = Clip("vdx-tiny", "float32")
+        rng = np.random.default_rng(606)
+        self._texts(client, clip, folder)
+        self._pictures(client, clip, folder, rng)
+        self._vectors(client, clip, folder, rng)
+        self._turn = 0
+
+    def _texts(self, client: Any, clip: Any, folder: Path) -> None:
+        words = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
+        texts = [f"{a} and {b}" for a in words for b in words]
+        random.Random(1).shuffle(texts)
+        kept = _apart(clip.encode_texts(texts), TEXTS)
+        np.save(folder / "texts.npy", clip.encode_texts([texts[n] for n in kept]))
+        (folder / "texts.tsv").write_text("\n".join(texts[n] for n in kept))
+        _table(
+            client,
+            "torture_texts",
+            "text String",
+            f"SELECT text FROM file('{folder}/texts.tsv', TSV, 'text String')",
+            folder / "texts.npy",
+        )
+
+    def _pictures(self, client: Any, clip: Any, folder: Path, rng: np.random.Generator) -> None:
+        """Every tenth is none."""
+        vectors, lines = np.zeros((PICTURES, 512), np.float32), []
+        for number in range(PICTURES):
+            path = folder / f"{number:04}.{'png' if number % 2 else 'jpg'}"
+            if number % 10 == 9:
+                path.write_bytes(rng.bytes(500))
+            else:
+                draw(sample_picture(rng)).save(path)
+                try:
+                    vectors[number] = clip.encode_images([clip.pixels(decode(path.read_bytes()))])[0]
+                except ImageError as error:
+                    raise AssertionError(path) from error
+            lines.append(str(path))
+        good = vectors[[n for n in range(PICTURES) if n % 10 != 9]]
+        assert np.linalg.norm(good[1:] - good[:-1], axis=1).min() > 30 * TOLERANCE, "a shifted row would not show"
+        np.save(folder / "pictures.npy", vectors)
+        (folder / "pictures.tsv").write_text("\n".join(lines))
+        source = f"SELECT path FROM file('{folder}/pictures.tsv', TSV, 'path String')"
+        _table(client, "torture_paths", "path String", source, folder / "pictures.npy")
+        client.command(
+            "CREATE TABLE torture_pictures ENGINE = Memory AS SELECT k, path, expected, bytes FROM torture_paths INNER JOIN"
+            f" (SELECT _path AS path, raw_blob AS bytes FROM file('{folder}/*.{{png,jpg}}', RawBLOB)) AS files USING (path) ORDER BY k"
+        )
+
+    def _vectors(self, client: Any, clip: Any, folder: Path, rng: np.random.Generator) -> None:
+        from vdx_udf import settings
+
+        vectors = rng.normal(size=(VECTORS, 512)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        prompts = np.stack([clip.encode_texts([t.replace("{}", label) for t in settings.PROMPT_TEMPLATES]) for label in LABELS])
+        labels = prompts.mean(axis=1) / np.linalg.norm(prompts.mean(axis=1), axis=1, keepdims=True)
+
+        def shares(rows: np.ndarray) -> np.ndarray:
+            logits = clip.logit_scale * rows @ labels.T
+            exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+
+        np.save(folder / "vectors.npy", np.concatenate([vectors, shares(vectors)], axis=1))
+        client.command(
+            "CREATE TABLE torture_vectors ENGINE = Memory AS SELECT toUInt32(rowNumberInAllBlocks()) AS k,"
+            " arraySlice(array, 1, 512) AS vector, arraySlice(array, 513) AS expected"
+            f" FROM file('{folder}/vectors.npy', Npy, 'array Array(Float32)') SETTINGS max_threads = 1"
+        )
+        pictures = np.load(folder / "pictures.npy")
+        np.save(folder / "shares.npy", shares(pictures))
+        _table(client, "torture_shares", "path String", "SELECT path FROM torture_paths ORDER BY k", folder / "shares.npy")
+
+    def ask(self, client: Any, function: str, rows: int, settings: str = "") -> Outcome:
+        """Asks for `rows` rows of a function that it has not answered before, where the function can forget, and checks each."""
+        self._turn += 1
+        salt = self._turn
+        sql, expected = getattr(self, f"_{function}")(rows, salt)
+        try:
+            found = client.query(f"{sql} {settings}").result_rows
+        except Exception as error:
+            return Outcome(error=readable(error))
+        seen = [key for key, _ in found]
+        wrong = sum(not off < TOLERANCE for _, off in found) + len(seen) - len(set(seen))
+        return Outcome(wrong=wrong + len(set(seen) - expected), lost=len(expected - set(seen)))
+
+    # A text with other spaces at its end and a picture with other bytes after its end are the same to the model and new to
+    # the cache. Every query gives (k, distance of its row to the expected one).
+
+    def _encode_text(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        first = salt * 37 % (TEXTS - min(rows, TEXTS) + 1)
+        last = min(TEXTS, first + rows)
+        value = f"encode_text(concat(text, repeat(' ', {salt % 900} + 1)))"
+        return f"SELECT k, L2Distance({value}, expected) FROM torture_texts WHERE k >= {first} AND k < {last}", {
+            *range(first, last)
+        }
+
+    def _encode_image(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        good = [k for k in range(PICTURES) if k % 10 != 9][: max(1, min(rows, PICTURES))]
+        value = f"encode_image(concat(bytes, '{salt}'))" if salt % 2 else "encode_image(path)"
+        wanted = f"k % 10 != 9 AND k <= {good[-1]}"
+        return (
+            f"SELECT k, L2Distance({value}, expected) FROM (SELECT * FROM torture_pictures WHERE {wanted} LIMIT {PICTURES})",
+            {*good},
+        )
+
+    def _try_encode_image(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        rows = min(rows, PICTURES)
+        value = f"try_encode_image(concat(bytes, '{salt}'))" if salt % 2 else "try_encode_image(path)"
+        return (
+            f"SELECT k, if(k % 10 = 9, if(empty(tried.vector) AND notEmpty(tried.error), 0, 1), L2Distance(tried.vector, expected))"
+            f" FROM (SELECT k, if(k % 10 = 9, [], expected) AS expected, {value} AS tried FROM"
+            f" (SELECT * FROM torture_pictures WHERE k < {rows} LIMIT {PICTURES}))",
+            {*range(rows)},
+        )
+
+    def _classify(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        rows = min(rows, VECTORS)
+        return (
+            f"SELECT k, L2Distance(classify(vector, {LABELS}), expected) FROM torture_vectors WHERE k < {rows}",
+            {*range(rows)},
+        )
+
+    def _classify_image(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        good = [k for k in range(PICTURES) if k % 10 != 9][: max(1, min(rows, PICTURES))]
+        wanted = f"k % 10 != 9 AND k <= {good[-1]}"
+        return (
+            f"SELECT k, L2Distance(classify_image(path, {LABELS}), expected)"
+            f" FROM (SELECT * FROM torture_shares WHERE {wanted} LIMIT {PICTURES})",
+            {*good},
+        )
+
+    def _vdx_near(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        """Each vector against all: its nearest, above all others, is itself."""
+        rows = min(rows, 100)
+        return (
+            f"SELECT toUInt32(pair.1 - 1), if(pair.1 = pair.2, abs(pair.3 - 1), 1) FROM (SELECT arrayJoin(vdx_near("
+            f"(SELECT groupArray(vector) FROM (SELECT vector FROM torture_vectors ORDER BY k LIMIT {rows})), (SELECT groupArray(vector)"
+            f" FROM (SELECT vector FROM torture_vectors ORDER BY k LIMIT {rows})), 1::UInt32, {0.3 + salt % 1000 / 1e4}::Float32)) AS pair)",
+            {*range(rows)},
+        )
+
+    def _vdx_encoder_info(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        return f"SELECT 0, if(vdx_encoder_info('{salt}')['dimension'] = '512', 0, 1)", {0}
+
+
+def _table(client: Any, name: str, column: str, source: str, vectors: Path) -> None:
+    """A table of k, the input and the expected vector."""
+    client.command(
+        f"CREATE TABLE {name} ENGINE = Memory AS SELECT toUInt32(rowNumberInAllBlocks()) AS k, * FROM ({source}) PASTE JOIN"
+        f" (SELECT array AS expected FROM file('{vectors}', Npy, 'array Array(Float32)')) SETTINGS max_threads = 1"
+    )
+
+
+def _apart(vectors: np.ndarray, count: int) -> list[int]:
+    """Numbers of vectors that are all at a distance of at least 30 tolerances from each other."""
+    kept: list[int] = []
+    for number, vector in enumerate(vectors):
+        if not kept or (vectors[kept] @ vector).max() < 1 - (30 * TOLERANCE) ** 2 / 2:
+            kept.append(number)
+        if len(kept) == count:
+            return kept
+    raise AssertionError(f"only {len(kept)} texts are apart")
