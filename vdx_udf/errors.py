@@ -33,6 +33,11 @@ def readable(error: BaseException) -> str:
             f"{killed.group(1)}: its worker process was ended by signal {killed.group(2)}, by hand or by the system for lack of"
             " memory; run the query again"
         )
+    if broken := re.search(r"User defined function '(\w+)' failed.*Broken pipe", text, re.DOTALL):
+        text = (
+            f"{broken.group(1)}: its worker process ended before it took the query in, so ClickHouse knows no cause; run the"
+            " query again, and look into function_counters and the encoder's log if that fails, too"
+        )
     if worker := re.search(r"User defined function '\w+' failed.*Stderr: (.*?)\s*\. \(CHILD_WAS_NOT", text, re.DOTALL):
         text = worker.group(1)
     return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,124 @@
+"""`python -m tests.torture`: faults and load against real processes; ends with a table and results/torture.json."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+PARTS = ("faults", "random", "load", "interactive")
+
+
+@click.group(invoke_without_command=True)
+@click.option("--repeat", default=5, show_default=True, help="Times that each fault is provoked.")
+@click.option("--queries", default=10_000, show_default=True, help="Queries under random faults.")
+@click.option("--minutes", default=15.0, show_default=True, help="Minutes of 64 queries at a time.")
+@click.option("--rows", default=1_000_000, show_default=True, help="Rows of the block beside interactive queries.")
+@click.option("--output", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.pass_context
+def main(context: click.Context, repeat: int, queries: int, minutes: float, rows: int, output: Path) -> None:
+    """Everything, each part in a process and a prefix of its own."""
+    if context.invoked_subcommand:
+        return
+    amounts = {"faults": repeat, "random": queries, "load": minutes, "interactive": rows}
+    results = {part: _apart(part, amounts[part]) for part in PARTS}
+    lines = [*results["faults"]["rows"], results["random"]["rows"][0]]
+    left = {kind: sum(results[part]["left_behind"][kind] for part in PARTS) for kind in ("processes", "sockets", "files")}
+    found = {"faults": lines, "load": results["load"]["load"], "interactive": results["interactive"]["interactive"]}
+    found |= {"left_behind": left}
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "torture.json").write_text(json.dumps(found, indent=1) + "\n")
+    (output / "torture.md").write_text(text := table(found))
+    click.echo(text)
+    bad = sum(line["wrong_rows"] + line["lost_rows"] + line["failed_otherwise"] for line in (*lines, found["load"]))
+    sys.exit(1 if bad or sum(left.values()) else 0)
+
+
+def _apart(part: str, amount: float) -> dict:
+    """One part in a process of its own, and what it left behind once that ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        subprocess.run([sys.executable, "-m", "tests.torture", "part", part, str(amount), folder, str(answer)], check=True)
+        prefix = Path(folder) / "engine"
+        deadline = time.monotonic() + 10
+        while (processes := _mentioning(prefix)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        run = {path.name for path in (prefix / "run").iterdir()}
+        sockets = {name for name in run if name.endswith((".sock", ".starting"))}
+        left = {"processes": len(processes), "sockets": len(sockets)}
+        left["files"] = len(run - sockets - {"encoder.log", "encoder.log.1", "encoder.lock", "start.lock"})
+        return json.loads(answer.read_text()) | {"left_behind": left}
+
+
+def _mentioning(prefix: Path) -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and str(prefix).encode() in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@main.command()
+@click.argument("name", type=click.Choice(PARTS))
+@click.argument("amount", type=float)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("answer", type=click.Path(path_type=Path))
+def part(name: str, amount: float, folder: Path, answer: Path) -> None:
+    """One part; `amount` is its measure, the answer goes to a file."""
+    from tests.torture import run
+    from tests.torture.rig import Rig
+    from vdx_udf.install import stop_encoder
+
+    rig = Rig(folder, {} if name in ("load", "interactive") else None)
+    if name == "faults":
+        found = {"rows": [row.as_dict() for row in run.catalogue(rig, int(amount))]}
+    elif name == "random":
+        found = {"rows": [run.at_random(rig, int(amount)).as_dict()]}
+    elif name == "load":
+        found = {"load": run.load(rig, amount)}
+    else:
+        found = {"interactive": run.interactive(rig, int(amount))}
+    answer.write_text(json.dumps(found))
+    rig.client.close()
+    stop_encoder(rig.layout)
+    os._exit(0)  # what a crash would do, too: the engine gets no chance to tidy up
+
+
+def table(found: dict) -> str:
+    """The results as the README shows them."""
+    columns = ("times", "queries", "wrong_rows", "lost_rows", "failed_with_a_sentence", "failed_otherwise", "recovered_within")
+    lines = [
+        "| fault | times | queries | wrong rows | lost rows | failed with a sentence | failed otherwise | recovered within |",
+        "|" + "---|" * (len(columns) + 1),
+        *(f"| {line['fault']} | " + " | ".join(str(line[c]) for c in columns) + " s |" for line in found["faults"]),
+    ]
+    load, singles, left = found["load"], found["interactive"], found["left_behind"]
+    small, large = (load["milliseconds"][size] for size in ("1 row", "500 rows"))
+    memory = load["service_megabytes"]
+    lines += [
+        "",
+        f"Load: {load['threads']} queries at a time of all functions for {load['minutes']:g} minutes, one in five of 500 rows: "
+        f"{load['queries']} queries ({load['queries_per_second']} a second), {load['wrong_rows']} wrong and {load['lost_rows']} lost rows,"
+        f" {load['failed_with_a_sentence']} told that the pool was full, {load['failed_otherwise']} failed otherwise. Median and 95th"
+        f" percentile: {small['p50']} and {small['p95']} ms for 1 row, {large['p50']} and {large['p95']} ms for 500. The service held"
+        f" {memory['first third']} MB in the first third of the time and {memory['last third']} MB in the last.",
+        "",
+        f"A block of {singles['rows']:,} texts took {singles['block_seconds']} s; single new texts beside it took"
+        f" {singles['beside']['p50']} ms (95th percentile {singles['beside']['p95']} ms), alone {singles['alone']['p50']} ms"
+        f" ({singles['alone']['p95']} ms).",
+        "",
+        f"Left behind after all of it: {left['processes']} processes, {left['sockets']} sockets, {left['files']} files.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+main()
