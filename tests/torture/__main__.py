@@ -78,6 +78,7 @@ def part(name: str, amount: float, folder: Path, answer: Path) -> None:
     from vdx_udf.install import stop_encoder
 
     rig = Rig(folder, {} if name in ("load", "interactive") else None)
+    rig.questions.check(rig.client)
     if name == "faults":
         found = {"rows": [row.as_dict() for row in run.catalogue(rig, int(amount))]}
     elif name == "random":

@@ -19,7 +19,7 @@ REFUSED = 9.0  # in place of a distance: the row of a good picture says in a sen
 SENTENCES = (
     "the encoder service", "this encoder service", "its worker process was ended by signal", "Could not get process from pool",
     "Timeout exceeded: elapsed", "Query was cancelled", "the model failed: ", "no memory is left", "ended before it took the query in",
-    "rows say why",
+    "rows say why", "cannot be read: ",
 )  # fmt: skip
 
 
@@ -111,6 +111,14 @@ class Questions:
         pictures = np.load(folder / "pictures.npy")
         np.save(folder / "shares.npy", shares(pictures))
         _table(client, "torture_shares", "path String", "SELECT path FROM torture_paths ORDER BY k", folder / "shares.npy")
+
+    def check(self, client: Any) -> None:
+        """Sees to it that rows which are shifted by one would be noticed."""
+        (near,) = client.query(
+            f"SELECT countIf(L2Distance(encode_text(text), other.expected) < {TOLERANCE}) FROM torture_texts INNER JOIN"
+            " (SELECT k - 1 AS k, expected FROM torture_texts) AS other USING (k)"
+        ).result_rows[0]
+        assert near == 0
 
     def ask(self, client: Any, function: str, rows: int, settings: str = "") -> Outcome:
         """Asks for `rows` rows of a function that it has not answered before, where the function can forget, and checks each."""

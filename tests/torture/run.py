@@ -35,6 +35,7 @@ class Row:
     failed_otherwise: int = 0
     recovered_within: float = 0.0
     sentences: Counter = field(default_factory=Counter)
+    unclear: Counter = field(default_factory=Counter)
 
     def add(self, outcome: Outcome, may_fail: bool) -> None:
         self.queries += 1
@@ -44,7 +45,7 @@ class Row:
             clear = may_fail and outcome.has_sentence
             self.failed_with_a_sentence += clear
             self.failed_otherwise += not clear
-            self.sentences[outcome.error[:200]] += 1
+            (self.sentences if clear else self.unclear)[outcome.error[:300]] += 1
 
     def recovered(self, rig: Rig, clients: dict[str, Any]) -> None:
         """Asks every function until it answers; a query that fails meanwhile must do so with a sentence."""
@@ -59,7 +60,8 @@ class Row:
 
     def as_dict(self) -> dict:
         known = vars(self) | {"recovered_within": round(self.recovered_within, 1)}
-        return known | {"sentences": [text for text, _ in self.sentences.most_common(3)]}
+        shown = {kind: [text for text, _ in known[kind].most_common(3)] for kind in ("sentences", "unclear")}
+        return known | shown
 
 
 def catalogue(rig: Rig, repeat: int, only: str = "") -> list[Row]:
