@@ -23,11 +23,11 @@ VECTOR = native.parse_type("Array(Float32)")
 class Worker:
     """A worker process with its pipes; `ask` sends a block and returns the answer's rows."""
 
-    def __init__(self, scripts: Path, function: str = "encode_text", python: str | None = None):
+    def __init__(self, scripts: Path, function: str = "encode_text", python: str | None = None, close_fds: bool = True):
         script = str(scripts / function)
         command = [python, "-I", "-S", script] if python else [script]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, close_fds=close_fds)
         self.stream = native.Stream(self.process.stdout.read)
 
     def send(self, values: list[bytes]) -> None:

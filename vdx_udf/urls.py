@@ -82,10 +82,10 @@ def fetch(url: str, rules: UrlRules) -> bytes:
     Sends neither credentials nor cookies nor a referrer, and asks no proxy. A connection that fails is tried three times.
     Raises UrlError.
     """
-    deadline = time.monotonic() + settings.URL_SECONDS
+    deadline, place = time.monotonic() + settings.URL_SECONDS, ""
     for _ in range(settings.URL_REDIRECTS + 1):
         try:
-            parts = urlsplit(url)
+            parts = urlsplit(url := urljoin(url, place))
             port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
         except ValueError as error:
             raise UrlError(f"not a URL: {error}") from None
@@ -93,7 +93,7 @@ def fetch(url: str, rules: UrlRules) -> bytes:
         answer = _answer(parts, port, rules, deadline)
         if isinstance(answer, bytes):
             return answer
-        url = urljoin(url, answer)
+        place = answer
     raise UrlError(f"more than {settings.URL_REDIRECTS} redirects")
 
 
@@ -104,7 +104,10 @@ def _answer(url: SplitResult, port: int, rules: UrlRules, deadline: float) -> by
             with _connected(url, port, rules, deadline) as connection:
                 path = quote(urlunsplit(("", "", url.path or "/", url.query, "")), safe="%/?:=&~+!$,;'@()*[]")
                 connection.request("GET", path, headers={"Accept": "image/*", "User-Agent": "vdx-udf"})
-                return _read(connection.getresponse())
+                answer = _read(connection.getresponse())
+                if time.monotonic() > deadline:  # what was cut off can look like an end
+                    raise TimeoutError
+                return answer
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() > deadline:
                 raise UrlError(f"no complete answer within {settings.URL_SECONDS} s") from None
