@@ -1,17 +1,20 @@
 # Everything here makes its own environment in .venv; no other step is needed.
 PYTHON ?= python3
 READY = .venv/.ready
+# Every package of the demo and the tests, with its version and the hashes of its files.
+LOCK = .ci/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-laion bench-refine tiny clean
+.PHONY: help demo test lint torture bench bench-laion bench-refine lock audit tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv .venv
 	@echo "setting up .venv: about 6 GB with torch, a minute or more"
-	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[test]'
+	.venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r $(LOCK)
+	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(READY)  ## load, search, label and refine on the embedded engine, offline; results in demo-output/
@@ -24,6 +27,10 @@ lint: $(READY)  ## check style
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+torture: $(READY)  ## faults, load and hostile input, the long form (about 45 minutes); table in tests/benchmarks/results/
+	FUZZ_EXAMPLES=20000 .venv/bin/python -m pytest tests/test_hostile.py --timeout 3600
+	.venv/bin/python -m tests.torture
+
 bench: $(READY)  ## measure; results in tests/benchmarks/results/
 	.venv/bin/python -m tests.benchmarks.run
 
@@ -32,6 +39,13 @@ bench-laion: $(READY)  ## measure loading LAION's files against the published re
 
 bench-refine: $(READY)  ## measure refinement with a simulated user (7 minutes); DATA=rows.parquet TEXTS=texts.parquet for another set
 	.venv/bin/python -m tests.benchmarks.refinement $(if $(DATA),--data $(DATA) --texts $(TEXTS))
+
+lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
+	printf 'hatchling\neditables\n' | uv pip compile pyproject.toml - --extra test --universal --python-version 3.10 --upgrade \
+		--generate-hashes --custom-compile-command "make lock" --quiet --output-file $(LOCK)
+
+audit:  ## look the pinned versions up among the known vulnerabilities (needs pip-audit and the network)
+	pip-audit --requirement $(LOCK) --no-deps --disable-pip
 
 tiny: $(READY)  ## train the bundled model again from its seed (about 28 minutes on 2 cores)
 	.venv/bin/python -m vdx_udf.tiny.train

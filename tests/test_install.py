@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import vdx
 from vdx_udf import contract, settings
@@ -198,3 +202,17 @@ def test_the_sql_files_state_the_settings_index():
         f"'cosineDistance', {settings.DIMENSION} /* dimension */, 'bf16', {settings.HNSW_M}, {settings.HNSW_EF_CONSTRUCTION})"
         in text
     )
+
+
+def test_the_lock_file_pins_what_the_package_asks_for():
+    """Every dependency, at a version that it admits, with hashes."""
+    pinned: dict[str, set[str]] = {}
+    lock = (ROOT / ".ci" / "requirements.txt").read_text()
+    for name, version in re.findall(r"^([\w.-]+)==([^ ]+)", lock, re.MULTILINE):
+        pinned.setdefault(canonicalize_name(name), set()).add(version)
+    for line in (*requires("vdx-udf"), "hatchling"):
+        wanted = Requirement(line)
+        found = pinned[canonicalize_name(wanted.name)]
+        assert all(wanted.specifier.contains(version) for version in found), (line, found)
+    assert all("--hash=sha256:" in block for block in re.split(r"^(?=[\w.-]+==)", lock, flags=re.MULTILINE)[1:])
+    assert not re.search(r"https?://|--index|file:", lock)

@@ -1,6 +1,9 @@
 """The towers, precisions and preprocessing against open_clip's own modules, on models and pictures of many shapes."""
 
 import io
+import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -12,9 +15,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from vdx_udf.image import decode
-from vdx_udf.model import Clip, ModelError, choose_precision
+from vdx_udf.model import TINY_FOLDER, Clip, ModelError, choose_precision
 from vdx_udf.preprocess import Preprocess
-from vdx_udf.settings import JPEG_SCALE, PARITY, PRECISIONS
+from vdx_udf.settings import JPEG_SCALE, PARITY, PRECISIONS, WEIGHTS_HASHES
 from vdx_udf.towers import ImageTower, TextTower
 
 MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
@@ -185,3 +188,29 @@ def test_scaled_jpegs_keep_their_pixels(size, orientation):
     at_target = decode(buffer.getvalue(), 224)
     assert 224 <= min(at_target.size) <= min(scaled.size)
     assert cosines(seen(at_target)[None] / 255 - 0.5, whole[None] / 255 - 0.5) > 0.98
+
+
+def test_weights_are_those_that_were_recorded():
+    assert Clip("vdx-tiny").weights_hash == WEIGHTS_HASHES["vdx-tiny"]
+    with pytest.raises(ModelError, match=r"'vdx-tiny' hash to \w{16}, not to 0123456789abcdef as recorded: not used"):
+        Clip("vdx-tiny", weights_hash="0123456789abcdef")
+
+
+def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path):
+    """A pickle that is no mere tensors: refused, and what it asks for does not happen."""
+    shutil.copy(TINY_FOLDER / "open_clip_config.json", tmp_path)
+    with open(tmp_path / "open_clip_pytorch_model.bin", "wb") as file:
+        pickle.dump(_Touch(tmp_path / "touched"), file)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        Clip(f"local-dir:{tmp_path}")
+    assert not (tmp_path / "touched").exists()
+    pickle.loads((tmp_path / "open_clip_pytorch_model.bin").read_bytes())
+    assert (tmp_path / "touched").exists()  # so it would have
+
+
+class _Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)

@@ -45,6 +45,10 @@ def _service(command):
                 help="Let encode_image fetch URLs of [http://|https://]HOST (* stands for any) or of a network; repeatable.",
             ),
             click.option(
+                "--weights-hash",
+                help="Refuse weights that hash to anything else; encoder_info() and `images` say what they do.",
+            ),
+            click.option(
                 "--log-level",
                 type=click.Choice(("debug", "info", "warning")),
                 default="info",
@@ -57,9 +61,11 @@ def _service(command):
     return command
 
 
-def _service_arguments(precision: str, devices: tuple, jpeg_scale: int, urls: tuple, log_level: str) -> list[str]:
+def _service_arguments(
+    precision: str, devices: tuple, jpeg_scale: int, urls: tuple, weights_hash: str | None, log_level: str
+) -> list[str]:
     """The same options as arguments."""
-    repeated = (("--device", devices), ("--urls", urls))
+    repeated = (("--device", devices), ("--urls", urls), ("--weights-hash", (weights_hash,) if weights_hash else ()))
     named = [argument for option, values in repeated for value in values for argument in (option, value)]
     return ["--precision", precision, "--jpeg-scale", str(jpeg_scale), "--log-level", log_level, *named]
 
@@ -111,7 +117,7 @@ def serve(path, model: str, folders, idle_seconds, member, **service) -> None:
     from vdx_udf.image import ImageSource
     from vdx_udf.model import Clip
 
-    clip = Clip(model, service["precision"], devices[0] if devices else None)
+    clip = Clip(model, service["precision"], devices[0] if devices else None, service["weights_hash"])
     listener.serve(Encoder(clip, ImageSource(folders, rules), jpeg_scale=service["jpeg_scale"]))
 
 

@@ -34,10 +34,14 @@ class Clip:
     `name` is `vdx-tiny`, `ARCHITECTURE/TAG` as in open_clip (`ViT-B-32/openai`), `ARCHITECTURE/random` (seeded random
     weights), `hf-hub:ORG/NAME` or `local-dir:PATH`. `precision` is one of the settings' PRECISIONS, `device` a torch
     device (default: the first GPU, else the CPU). The attribute `precision` says what was chosen, `parity` the least
-    cosine to open_clip in float32 over a few texts and pictures, measured while loading. Raises ModelError.
+    cosine to open_clip in float32 over a few texts and pictures, measured while loading. Weights are read as safetensors
+    or, from a pickle, as tensors only. Raises ModelError, also for weights that hash to something else than `weights_hash`
+    or what the settings record.
     """
 
-    def __init__(self, name: str, precision: str = settings.PRECISION, device: str | None = None):
+    def __init__(
+        self, name: str, precision: str = settings.PRECISION, device: str | None = None, weights_hash: str | None = None
+    ):
         self.name = name
         self.device = _device(device)
         self.precision = choose_precision(precision, self.device)
@@ -54,6 +58,9 @@ class Clip:
             self.logit_scale = float(model.logit_scale.exp().item())
             self._build(model)
             self.weights_hash = digest.result()
+        recorded = weights_hash or settings.WEIGHTS_HASHES.get(name, self.weights_hash)
+        if self.weights_hash != recorded:
+            raise ModelError(f"the weights of {name!r} hash to {self.weights_hash}, not to {recorded} as recorded: not used")
         self.dimension = self.encode_texts([""]).shape[1]
         del model
         with contextlib.suppress(AttributeError, OSError):  # another C library than glibc

@@ -144,7 +144,12 @@ def main(folder: Path, pictures: int, steps: int, batch: int, seed: int) -> None
     _write(model, vocabulary, folder)
     seconds = round(time.monotonic() - began, 1)
     record = {"seed": seed, "pictures": pictures, "steps": steps, "batch": batch, "seconds": seconds}
-    record |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "figures": evaluate(folder), "log": log}
+    record |= {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "weights_hash": Clip(f"local-dir:{folder}").weights_hash,
+    }
+    record |= {"figures": evaluate(folder), "log": log}
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps({k: v for k, v in record.items() if k != "log"}, indent=1))
 
