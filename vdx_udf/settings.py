@@ -11,7 +11,8 @@ def model_name() -> str:
     return os.environ.get(MODEL_ENVIRONMENT) or DEFAULT_MODEL
 
 
-# What weights_hash must be, where it is known (`make tiny` prints its own); `vdx install --weights-hash` states it for another model.
+# What weights_hash must be, where it is known (`make tiny` prints its own); `vdx install --weights-hash` states it for
+# another model.
 WEIGHTS_HASHES = {"vdx-tiny": "5bdd028bbde5c240"}
 
 # What the model computes in. `auto` is the fastest of those below that the device has instructions for and that keep

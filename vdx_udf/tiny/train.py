@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from vdx_udf.model import Clip
 from vdx_udf.tiny.captions import Caption, caption, facts, foil, truth
 from vdx_udf.tiny.evaluate import evaluate
 from vdx_udf.tiny.pictures import draw, sample_picture
@@ -144,11 +145,8 @@ def main(folder: Path, pictures: int, steps: int, batch: int, seed: int) -> None
     _write(model, vocabulary, folder)
     seconds = round(time.monotonic() - began, 1)
     record = {"seed": seed, "pictures": pictures, "steps": steps, "batch": batch, "seconds": seconds}
-    record |= {
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "weights_hash": Clip(f"local-dir:{folder}").weights_hash,
-    }
+    record |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    record |= {"weights_hash": Clip(f"local-dir:{folder}").weights_hash}
     record |= {"figures": evaluate(folder), "log": log}
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps({k: v for k, v in record.items() if k != "log"}, indent=1))
