@@ -44,7 +44,7 @@ def test_the_walk_through_runs_as_printed(fresh_tables, clip):
     vectors = np.asarray(clip.encode_images([clip.pixels(draw(picture)) for picture in pictures]))
     known = [attributes(picture) for picture in pictures]
     put(fresh_tables, vectors, "demo", [{"label": each["objects"], **each} for each in known], "vdx-tiny")
-    _, text = blocks("sql")
+    _, text, _ = blocks("sql")
     may_be_empty = ("near_duplicate_groups",)
     for statement in split_statements(text):
         code = re.sub(r"^--.*\n", "", statement, flags=re.MULTILINE)
@@ -56,6 +56,11 @@ def test_the_walk_through_runs_as_printed(fresh_tables, clip):
     assert fresh_tables.query(
         "SELECT max(round), argMax(labels, round) FROM classifiers WHERE concept = 'pairs'"
     ).result_rows == [(3, 19)]
+
+
+def test_what_the_service_counted_is_shown_as_printed(client):
+    for statement in split_statements(blocks("sql")[2]):
+        assert client.query(statement).column_names
 
 
 def test_the_commands_are_those_of_make_and_vdx():
@@ -123,7 +128,21 @@ def test_precisions_and_defaults_are_the_settings():
     assert f"the last {settings.LABEL_SETS} sets of labels" in README
 
 
-@pytest.mark.parametrize("name", ["speed", "laion", "refinement"])
+def test_limits_are_the_settings():
+    flat = " ".join(README.split())
+    for limit in (
+        f"up to {round(settings.MAX_PIXELS / 1e6)} million pixels, {settings.MAX_IMAGE_BYTES >> 20} MiB, sides of 1 to"
+        f" {settings.MAX_ASPECT:,} and, for a JPEG, {settings.MAX_SCANS} scans",
+        f"its first {settings.MAX_TEXT:,} letters",
+        f"after every redirect ({settings.URL_REDIRECTS} at most)",
+        f"A picture has {settings.URL_SECONDS} s and {settings.MAX_IMAGE_BYTES >> 20} MiB",
+        f"all {settings.POOL['pool_size']} processes of the function were busy for {settings.POOL['max_command_execution_time']} s",
+        f"`Pipe read timeout exceeded {settings.POOL['command_read_timeout']} milliseconds`",
+    ):
+        assert limit in flat, limit
+
+
+@pytest.mark.parametrize("name", ["speed", "laion", "refinement", "torture"])
 def test_the_tables_are_the_benchmarks(name):
     assert (ROOT / "tests" / "benchmarks" / "results" / f"{name}.md").read_text() in README
 

@@ -67,6 +67,9 @@ class Service:
                 connection, _ = listener.accept()
             except TimeoutError:
                 if self.is_lost():
+                    if not self._holds_lock():  # the folder is gone, and in a new one another service may be at work
+                        log.info("the folder of the socket was removed")
+                        os._exit(1)
                     log.info("the socket was removed: another one takes its place")
                     listener.close()
                     listener = self.listener()
@@ -101,6 +104,12 @@ class Service:
     def is_lost(self) -> bool:
         """Whether somebody removed the socket, so that nobody finds this service while its lock keeps others from starting."""
         return not self.path.exists()
+
+    def _holds_lock(self) -> bool:
+        try:
+            return os.path.samestat(self.path.with_suffix(".lock").stat(), os.fstat(self._lock.fileno()))
+        except FileNotFoundError:
+            return False
 
     def is_idle(self) -> bool:
         with self._guard:

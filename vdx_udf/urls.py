@@ -17,6 +17,7 @@ from vdx_udf.errors import VdxError
 Address = IPv4Address | IPv6Address
 # IPv6 prefixes behind which an IPv4 address of any kind can hide: NAT64 and 6to4.
 _TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"), ip_network("2002::/16"))
+_ATTEMPTS = 3  # at a connection that fails
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -99,9 +100,9 @@ def fetch(url: str, rules: UrlRules) -> bytes:
 
 def _answer(url: SplitResult, port: int, rules: UrlRules, deadline: float) -> bytes | str:
     """The content, or where it redirects to."""
-    for attempts_left in (2, 1, 0):
+    for attempt in range(_ATTEMPTS):
         try:
-            with _connected(url, port, rules, deadline) as connection:
+            with _connected(url, port, rules, deadline, attempt) as connection:
                 path = quote(urlunsplit(("", "", url.path or "/", url.query, "")), safe="%/?:=&~+!$,;'@()*[]")
                 connection.request("GET", path, headers={"Accept": "image/*", "User-Agent": "vdx-udf"})
                 answer = _read(connection.getresponse())
@@ -111,21 +112,26 @@ def _answer(url: SplitResult, port: int, rules: UrlRules, deadline: float) -> by
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() > deadline:
                 raise UrlError(f"no complete answer within {settings.URL_SECONDS} s") from None
-            if not attempts_left:
+            if attempt == _ATTEMPTS - 1:
                 raise UrlError(f"cannot be fetched: {type(error).__name__}: {str(error)[:100]}") from None
     raise AssertionError
 
 
 @contextmanager
-def _connected(url: SplitResult, port: int, rules: UrlRules, deadline: float) -> Iterator[http.client.HTTPConnection]:
-    """A connection to an admitted address of the host, to the very address that was looked at; cut off at the deadline."""
+def _connected(
+    url: SplitResult, port: int, rules: UrlRules, deadline: float, attempt: int
+) -> Iterator[http.client.HTTPConnection]:
+    """A connection to an admitted address of the host, to the very address that was looked at; cut off at the deadline.
+
+    Each attempt takes the host's next address.
+    """
     host, left = url.hostname, max(0.1, deadline - time.monotonic())
     found = [ip_address(entry[4][0].partition("%")[0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     admitted = [str(address) for address in found if rules.admits(address)]
     if not admitted:
         raise UrlError("its host has no public address, and no rule names its network")
     connection = (http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection)(host, port)
-    with socket.create_connection((admitted[0], port), left) as raw, raw.dup() as handle:
+    with socket.create_connection((admitted[attempt % len(admitted)], port), left) as raw, raw.dup() as handle:
         # Ends the connection in whatever state it is, and however slowly the other side sends.
         cut_off = threading.Timer(left, handle.shutdown, [socket.SHUT_RDWR])
         cut_off.daemon = True

@@ -1,6 +1,6 @@
 -- Unsplash Lite: photos.tsv* and conversions.tsv*, and the pictures from a folder of PHOTO_ID.jpg or, where the encoder may
--- fetch URLs (vdx serve --urls), from photo_image_url with a suffix that asks for a small size. Run it again for what is
--- new, changed or missing:
+-- fetch URLs (vdx install --urls https://images.unsplash.com), from photo_image_url with a suffix that asks for a small size.
+-- Run it again for what is new, changed or missing:
 --   vdx load unsplash /data/unsplash --param pictures=/data/unsplash/pictures
 -- parameter: path  the folder that holds photos.tsv000 and conversions.tsv000
 -- parameter: pictures =  a folder of pictures named by photo_id; empty: by URL

@@ -131,6 +131,12 @@ def socket_removed(rig: Rig) -> None:
     rig.client.command("SYSTEM RELOAD FUNCTIONS")  # new workers, which have to find it
 
 
+@fault("folder of socket, lock and log removed")
+def folder_removed(rig: Rig) -> None:
+    shutil.rmtree(rig.layout.run)
+    rig.client.command("SYSTEM RELOAD FUNCTIONS")
+
+
 @fault("stale lock and stale socket", may_fail=False)
 def stale_files(rig: Rig) -> None:
     """What a service that was killed leaves, and a lock that names a process which is none of ours."""
