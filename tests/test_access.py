@@ -1,9 +1,9 @@
 """Who may read what: files through links and races, URLs through redirects and DNS, the socket, the environment."""
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import vdx
-from tests.test_service import VERSION, connected, ready
+from tests.test_service import VERSION, connected, serving
 from tests.test_worker import Worker, encoder_pid
 from vdx_udf.image import ImageError, ImageSource
 from vdx_udf.install import Layout, install, stop_encoder
@@ -256,17 +256,15 @@ def test_install_passes_the_rules_on_and_refuses_bad_ones(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can try the socket as another user")
-def test_the_socket_admits_its_own_user_only(tmp_path_factory):
+def test_the_socket_admits_its_own_user_only():
     """Even where somebody opened the folder and the socket to everyone."""
     folder = Path("/tmp") / f"vdx-test-{os.getpid()}"
-    command = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(folder / "e.sock"), "--model", "vdx-tiny"]
     connect = (
         "import os, socket, sys; os.setgid(65534); os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
         f" s.connect('{folder}/e.sock'); s.sendall(b'vdx/2 encode_text x y\\n'); sys.stdout.write(repr(s.recv(100)))"
     )
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with serving(folder) as process:
         try:
-            ready(process)
             folder.chmod(0o755)
             (folder / "e.sock").chmod(0o666)
             stranger = subprocess.run(["/usr/bin/env", "python3", "-c", connect], capture_output=True, text=True, timeout=30)
@@ -276,11 +274,7 @@ def test_the_socket_admits_its_own_user_only(tmp_path_factory):
             with connected(folder, b"vdx/2 rm %s vdx-tiny\n" % VERSION) as own:
                 assert own.recv(1) == b"X"
         finally:
-            process.kill()
-            process.wait()
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
+            shutil.rmtree(folder)
 
 
 def test_the_service_gets_of_the_environment_what_it_needs(tmp_path, monkeypatch):

@@ -8,8 +8,6 @@ import io
 import os
 import socket
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -21,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.test_service import VERSION, asked, connected, frame, ready, threads
+from tests.test_service import VERSION, asked, connected, frame, serving, threads
 from vdx_udf import contract, native
 from vdx_udf.image import ImageError, decode
 from vdx_udf.settings import MAX_SCANS, MAX_TEXT
@@ -128,13 +126,10 @@ def test_lengths_that_are_lies_cost_no_memory():
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
-    command = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(folder / "e.sock"), "--model", "vdx-tiny"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        ready(process)
-        process.stderr.close()
+    with serving(folder) as process:
+        process.stderr.close()  # it has much to say
         yield folder
         assert process.poll() is None
-        process.kill()
 
 
 def conversation(function: str) -> bytes:

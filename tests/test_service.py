@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -325,14 +327,23 @@ def test_a_stranger_is_told_what_is_spoken_here(served_once, hello, sentence):
     assert sentence in body.decode()
 
 
+@contextmanager
+def serving(folder: Path) -> Iterator[subprocess.Popen]:
+    """A service with the bundled model on a socket in this folder; its log is read no further than that it is ready."""
+    command = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(folder / "e.sock"), "--model", "vdx-tiny"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            ready(process)
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.fixture(scope="module")
 def served_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
-    command = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(folder / "e.sock"), "--model", "vdx-tiny"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        ready(process)
+    with serving(folder):
         yield folder
-        process.kill()
 
 
 def test_garbage_on_one_connection_leaves_the_others_alone(served_once):

@@ -24,13 +24,15 @@ from vdx_udf.model import TINY_FOLDER
 
 @dataclass(frozen=True)
 class Fault:
+    """A line of the table; `settings` and `rows` are those of the queries that meet it."""
+
     name: str
     provoke: Callable[[Rig], AbstractContextManager]
     busy: bool
     may_fail: bool
     quick: bool  # one of those that the random run picks from
-    settings: str = ""  # SETTINGS of the queries
-    rows: int = 2_000
+    settings: str
+    rows: int
 
 
 CATALOGUE: list[Fault] = []
@@ -60,13 +62,14 @@ def worker_killed(rig: Rig) -> None:
 
 
 @fault("worker stopped (SIGSTOP) and resumed", busy=True, may_fail=False, quick=True)
-@contextmanager
-def worker_stopped(rig: Rig) -> Iterator[None]:
-    pids = rig.workers()
+def worker_stopped(rig: Rig) -> None:
+    _pause(rig, rig.workers())
+
+
+def _pause(rig: Rig, pids: list[int]) -> None:
     rig.signal(pids, signal.SIGSTOP)
     time.sleep(1)
     rig.signal(pids, signal.SIGCONT)
-    yield
 
 
 @fault("a library prints to stdout and stderr in the worker", may_fail=False)
@@ -109,20 +112,13 @@ def service_killed_computing(rig: Rig) -> None:
 
 
 @fault("service killed while it answers", busy=True, rows=100)
-@contextmanager
-def service_killed_answering(rig: Rig) -> Iterator[None]:
+def service_killed_answering(rig: Rig) -> None:
     rig.kill_service()
-    yield
 
 
 @fault("service stopped (SIGSTOP) and resumed", busy=True, may_fail=False, quick=True)
-@contextmanager
-def service_stopped(rig: Rig) -> Iterator[None]:
-    pids = rig.services()
-    rig.signal(pids, signal.SIGSTOP)
-    time.sleep(1)
-    rig.signal(pids, signal.SIGCONT)
-    yield
+def service_stopped(rig: Rig) -> None:
+    _pause(rig, rig.services())
 
 
 @fault("socket removed", may_fail=False, quick=True)
