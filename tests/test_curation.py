@@ -38,6 +38,17 @@ def test_near_equals_brute_force(k, least):
     assert all(np.all(np.diff(products[rows == row]) <= 0) for row in (1, 7, 2_500))
 
 
+def test_near_takes_no_more_memory_for_more_vectors(monkeypatch):
+    rng = np.random.default_rng(2)
+    left, right = clustered(rng, 40), clustered(rng, 300)
+    whole = near(left, right, 5, -1)
+    monkeypatch.setattr("vdx_udf.near.PRODUCTS", 900)  # three left vectors at a time
+    assert all(np.array_equal(a, b) for a, b in zip(whole, near(left, right, 5, -1), strict=True))
+    monkeypatch.setattr("vdx_udf.near.MOST_PAIRS", 1_000)
+    with pytest.raises(ValueError, match="more than 1,000 pairs; ask for a larger `least`"):
+        near(left, right, 0, -2)
+
+
 def test_near_of_nothing_is_nothing():
     empty = np.empty((0, 0), np.float32)
     for left, right in ((empty, np.eye(2, dtype=np.float32)), (np.eye(2, dtype=np.float32), empty), (empty, empty)):

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-TILE = 2_048  # left vectors a product: its result is then 64 MiB for the 8,192 right ones of a block
+TILE = 2_048  # left vectors a product, at most
+PRODUCTS = TILE * 8_192  # numbers in a product, 64 MiB: fewer left vectors where there are more right ones than in a block
+MOST_PAIRS = 50_000_000  # in an answer: 600 MB
 # float32 products of unit vectors of 512 to 1,024 numbers are off by less; pairs this close to the limit are computed again.
 SLACK = 1e-5
 
@@ -12,10 +14,12 @@ def near(left: np.ndarray, right: np.ndarray, k: int, least: float) -> tuple[np.
 
     `left` and `right` are float32 (N, dimension) and (M, dimension). Returns their numbers from 1, uint32 (pairs,) each,
     and the products, float32 (pairs,): by left vector, largest product first. The limit is applied to products in float64.
+    Raises ValueError for more than MOST_PAIRS pairs.
     """
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for start in range(0, len(left) if len(right) else 0, TILE):
-        tile = left[start : start + TILE]
+    pairs, step = 0, min(TILE, max(1, PRODUCTS // max(1, len(right))))
+    for start in range(0, len(left) if len(right) else 0, step):
+        tile = left[start : start + step]
         products = tile @ right.T
         if 0 < k < len(right):
             columns = np.argpartition(products, len(right) - k, axis=1)[:, len(right) - k :].ravel()
@@ -28,6 +32,8 @@ def near(left: np.ndarray, right: np.ndarray, k: int, least: float) -> tuple[np.
         kept = exact >= least
         rows, columns, exact = rows[kept], columns[kept], exact[kept]
         order = np.lexsort((-exact, rows))
+        if (pairs := pairs + len(rows)) > MOST_PAIRS:
+            raise ValueError(f"more than {MOST_PAIRS:,} pairs; ask for a larger `least`, for k, or of fewer vectors")
         found.append((rows[order] + start + 1, columns[order] + 1, exact[order]))
     rows, columns, exact = (np.concatenate(part) for part in zip(*found, strict=True)) if found else ([], [], [])
     return np.asarray(rows, np.uint32), np.asarray(columns, np.uint32), np.asarray(exact, np.float32)
