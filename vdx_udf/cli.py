@@ -296,6 +296,18 @@ def doctor(prefix, url) -> None:
 
 
 @main.command()
+@click.option("--port", default=8123, show_default=True)
+@click.option("--data", type=PATH, help="Prefix of the embedded engine.  [default: VDX_PREFIX, else demo-output/engine]")
+def up(port: int, data: Path | None) -> None:
+    """ClickHouse's HTTP interface over the embedded engine, on 127.0.0.1."""
+    from vdx_udf import engine
+    from vdx_udf.up import HOST, serve
+
+    click.echo(f"http://{HOST}:{port}")
+    serve(data or engine.default_prefix(), port)
+
+
+@main.command()
 @click.option("--output", type=PATH, default=Path("demo-output"), show_default=True)
 @click.option("--pictures", default=4000, show_default=True, help="How many pictures to draw and load.")
 def demo(output: Path, pictures: int) -> None:

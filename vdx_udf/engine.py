@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import clickhouse_connect
 
@@ -29,6 +30,14 @@ def connect_embedded(prefix: Path) -> Any:
     installed_model(layout)
     options = {"config-file": str(layout.config)}
     return clickhouse_connect.get_client(interface="chdb", path=str(layout.data), chdb_options=options)
+
+
+def open_handle(prefix: Path) -> Any:
+    """A handle of chDB's own over the same engine, with settings, database and temporary tables of its own."""
+    import chdb
+
+    layout = Layout.embedded(prefix)
+    return chdb.connect(f"{os.path.realpath(layout.data)}?{urlencode({'config-file': layout.config})}")
 
 
 def sql_folder(prefix: Path | None, url: str | None) -> Path:
