@@ -21,6 +21,7 @@ import torch
 
 from vdx_udf import __version__, native
 from vdx_udf.encoder import IMAGE, EncodeError, Encoder
+from vdx_udf.fair_pool import FairPool
 from vdx_udf.image import ImageSource
 from vdx_udf.settings import LABEL_SETS
 from vdx_udf.tiny.pictures import draw, sample_picture
@@ -182,6 +183,35 @@ def test_a_slow_picture_holds_up_no_other(clip):
     assert np.array_equal(*others)
     assert np.array_equal(first, encoder.submit_images(3, [contents[0]]).vectors()[0])
     assert not np.array_equal(first, second)
+
+
+def test_a_small_request_does_not_wait_behind_the_pictures_of_a_large_one(clip):
+    """Decoding, too, takes from all clients in turn."""
+    rng = np.random.default_rng(8)
+    contents = [png(draw(sample_picture(rng))) for _ in range(600)]
+    encoder = Encoder(clip, ImageSource()).start()
+    large = encoder.submit_images("large", contents[1:])
+    encoder.submit_images("small", contents[:1]).vectors()
+    assert large.pending > 100
+    assert len(large.vectors()) == 599
+
+
+def test_large_pictures_are_decoded_one_at_a_time_and_like_others(clip, monkeypatch):
+    rng = np.random.default_rng(9)
+    contents = [png(draw(sample_picture(rng))) for _ in range(20)]
+    expected = Encoder(clip, ImageSource()).start().submit_images(1, contents).vectors()
+    monkeypatch.setattr("vdx_udf.settings.LARGE_PIXELS", 1)
+    encoder = Encoder(clip, ImageSource()).start()
+    assert np.allclose(encoder.submit_images(1, [*contents, b"\xff none"]).outcomes()[0], expected[0], atol=1e-5)
+    assert np.allclose(encoder.submit_images(2, contents).vectors(), expected, atol=1e-5)
+    assert not encoder._large.locked()
+
+
+def test_work_that_raises_costs_its_pool_no_thread():
+    pool, done = FairPool(1, "test"), threading.Event()
+    pool.submit(1, lambda: 1 / 0)
+    pool.submit(2, done.set)
+    assert done.wait(10)
 
 
 def test_the_same_content_under_other_names_is_encoded_once(clip, tmp_path):

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from hashlib import blake2b
 from importlib.metadata import version
@@ -22,7 +22,8 @@ import numpy as np
 
 from vdx_udf import __version__, contract, settings
 from vdx_udf.counters import Counters
-from vdx_udf.image import ImageError, ImageSource, decode, is_content, shortened
+from vdx_udf.fair_pool import FairPool
+from vdx_udf.image import ImageError, ImageSource, decoded, is_content, opened, shortened
 
 TEXT, IMAGE = contract.KINDS
 log = logging.getLogger("vdx")
@@ -104,9 +105,10 @@ class Encoder:
         self._in_flight: dict[tuple[str, Hashable], Entry] = {}
         self._ready: dict[str, OrderedDict[Hashable, deque[Entry]]] = {TEXT: OrderedDict(), IMAGE: OrderedDict()}
         self._wake = threading.Condition()
-        self._readers = _threads(settings.READERS, "read")
+        self._readers = FairPool(settings.READERS, "read")
         self._read_ahead = threading.Semaphore(settings.READ_AHEAD)
-        self._decoders = _threads(os.cpu_count() or 1, "decode")
+        self._decoders = FairPool(os.cpu_count() or 1, "decode")
+        self._large = threading.Lock()
         self._started = time.monotonic()
         # Once: the look-up reads files, and every insert into `ingest` asks for the info.
         self._versions = {"open_clip_version": version("open_clip_torch"), "torch_version": version("torch")}
@@ -202,7 +204,7 @@ class Encoder:
         else:
             for entry in fresh:
                 pool, work = (self._decoders, self._decode) if entry.key else (self._readers, self._read)
-                pool.submit(work, client, entry)
+                pool.submit(client, partial(work, client, entry))
         return ticket
 
     def _enqueue(self, client: Hashable, kind: str, entries: list[Entry]) -> None:
@@ -247,17 +249,26 @@ class Encoder:
                 other.followers.append(entry)
             self.counters.add(IMAGE, cache_hits=entry.key is None)
         if entry.key:
-            self._decoders.submit(self._decode, client, entry).add_done_callback(lambda _: self._read_ahead.release())
+            self._decoders.submit(client, partial(self._decode_read, client, entry))
             return
         self._read_ahead.release()
         if vector is not None:
             self._deliver([(entry, vector)])
 
+    def _decode_read(self, client: Hashable, entry: Entry) -> None:
+        try:
+            self._decode(client, entry)
+        finally:
+            self._read_ahead.release()
+
     def _decode(self, client: Hashable, entry: Entry) -> None:
         if self._forget_unwanted(entry):
             return
         try:
-            entry.payload = self.model.pixels(decode(entry.payload, self._jpeg_side))
+            picture = opened(entry.payload, self._jpeg_side)
+            is_large = picture.width * picture.height > settings.LARGE_PIXELS
+            with self._large if is_large else nullcontext():
+                entry.payload = self.model.pixels(decoded(picture))
         except Exception as error:  # a picture can break its decoder in any way; it costs its own row only
             self._deliver([(entry, _picture_error(error))])
         else:
@@ -348,14 +359,6 @@ class Encoder:
                         ticket.pending -= 1
                         if ticket.pending == 0:
                             ticket.finish()
-
-
-def _threads(count: int, name: str) -> ThreadPoolExecutor:
-    """A pool whose threads all run already: later, when memory is short, a thread may not start."""
-    pool, all_here = ThreadPoolExecutor(count, thread_name_prefix=name), threading.Barrier(count)
-    for _ in range(count):
-        pool.submit(all_here.wait)
-    return pool
 
 
 def _recall(cache: OrderedDict[Hashable, np.ndarray], key: Hashable) -> np.ndarray | None:

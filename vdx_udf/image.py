@@ -5,6 +5,8 @@ import os
 import re
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,26 +109,44 @@ def decode(content: bytes, side: int = 0) -> Image.Image:
     A JPEG may come scaled down by 2, 4 or 8, which is faster to decode, as long as both sides keep `side` pixels; 0
     keeps all. Raises ImageError; for too many pixels, too long a side or too many scans before it decodes.
     """
-    try:
+    return decoded(opened(content, side))
+
+
+def opened(content: bytes, side: int) -> Image.Image:
+    """The first half of `decode`: the picture as its header describes it, not decoded yet."""
+    with _as_image_errors():
         image = Image.open(_Timed(content), formats=FORMATS)
         _check_size(image, content)
         if side:
             image.draft(None, (side, side))
+        return image
+
+
+def decoded(image: Image.Image) -> Image.Image:
+    """The second half of `decode`."""
+    with _as_image_errors():
         image.load()
         image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
+        return Image.fromarray((np.asarray(image, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
+    return image
+
+
+@contextmanager
+def _as_image_errors() -> Iterator[None]:
+    """Whatever a decoder can raise over a damaged file as an ImageError; what Pillow says of it can quote the file."""
+    try:
+        yield
     except UnidentifiedImageError:
         raise ImageError(f"not a picture; formats read: {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise ImageError(f"a picture of more than {settings.MAX_PIXELS} pixels") from None
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
-    except Exception as error:  # whatever a decoder can raise over a damaged file
-        ends_early = "truncated" in str(error)  # the text itself can quote the file
+    except Exception as error:
+        ends_early = "truncated" in str(error)
         reason = "it ends early" if ends_early else f"its data is broken ({type(error).__name__})"
         raise ImageError(f"a damaged picture: {reason}") from None
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
-        return Image.fromarray((np.asarray(image, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
-    return image
 
 
 def _check_size(image: Image.Image, content: bytes) -> None:

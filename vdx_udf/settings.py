@@ -43,7 +43,8 @@ LABEL_SETS = 64  # sets of labels whose embeddings are kept for classify, least 
 JPEG_SCALE = 2
 MAX_ASPECT = 1_000  # longer side over shorter: resizing the shorter one to 224 pixels would blow the longer up
 MAX_IMAGE_BYTES = 256 << 20
-MAX_PIXELS = 178_956_970  # where Pillow draws the line: 0.7 GB as RGBA
+MAX_PIXELS = 178_956_970  # where Pillow draws the line; 2.5 GB while it is decoded and resized
+LARGE_PIXELS = 20_000_000  # pictures larger than this are decoded one at a time
 # What a decoder may work on one picture: a progressive JPEG can hold thousands of scans, each a pass over all its pixels.
 MAX_SCANS = 100
 DECODE_SECONDS = 20  # looked at whenever the decoder asks for more of the file
@@ -58,7 +59,7 @@ START_SECONDS = 90  # wait for a service that loads its model: 5 to 10 s from di
 
 # Pools of worker processes, as functions/*.xml state them.
 POOL = {
-    "pool_size": 16,
+    "pool_size": 64,  # at most, of each function; 11 MB each, started when needed: beyond it small queries wait for large ones
     "max_command_execution_time": 60,
     "command_read_timeout": 120_000,
     "command_write_timeout": 120_000,

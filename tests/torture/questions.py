@@ -18,7 +18,7 @@ REFUSED = 9.0  # in place of a distance: the row of a good picture says in a sen
 # What a failure may say: the worker's and the service's own sentences, the kernel's signal, the pool's and the query's ends.
 SENTENCES = (
     "the encoder service", "this encoder service", "its worker process was ended by signal", "Could not get process from pool",
-    "Timeout exceeded: elapsed", "Query was cancelled", "the model failed: ", "no memory is left", "ended before it took the query in",
+    "Timeout exceeded: elapsed", "Query was cancelled", "is killed in pending state", "the model failed: ", "no memory is left", "ended before it took the query in",
     "rows say why", "cannot be read: ",
 )  # fmt: skip
 
