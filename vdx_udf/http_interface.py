@@ -47,6 +47,9 @@ STATUS = {  # of ClickHouse's error codes, as its own interface answers them; 50
 SESSION_SECONDS = 60  # that a session is kept without a request, where the client names no other time
 
 
+Compress = Callable[[bytes | None], bytes]
+
+
 class HttpError(Exception):
     """An answer that is an error, worded as ClickHouse does."""
 
@@ -125,11 +128,27 @@ class Lease:
 
 
 class Rows(StreamingResponse):
-    """An answer that is sent as it is found; at its end, or when the client goes away, the query and the lease end."""
+    """An answer that is sent as it is found; `worded` puts an error into ClickHouse's words.
 
-    def __init__(self, pieces: AsyncIterator[bytes], stream: Any, lease: Lease, headers: dict[str, str]):
-        super().__init__(pieces, headers=headers)
-        self._stream, self._lease = stream, lease
+    The query and the lease end before the last byte is sent, so that the client's next request finds its session free, or
+    when the client goes away.
+    """
+
+    def __init__(self, lease: Lease, stream: Any, first: Any, compress: Compress, worded: Callable, headers: dict[str, str]):
+        super().__init__(self._pieces(first), headers=headers)
+        self._lease, self._stream, self._compress, self._worded = lease, stream, compress, worded
+
+    async def _pieces(self, chunk: Any) -> AsyncIterator[bytes]:
+        try:
+            while chunk is not None:
+                yield self._compress(chunk.bytes())
+                chunk = await run_in_threadpool(self._stream.fetch)
+        except Exception as error:
+            await run_in_threadpool(self._end)
+            yield self._compress(f"\n{self._worded(error)}\n".encode()) + self._compress(None)
+            raise Interrupted from None
+        await run_in_threadpool(self._end)
+        yield self._compress(None)
 
     async def __call__(self, *connection: Any) -> None:
         try:
@@ -139,9 +158,11 @@ class Rows(StreamingResponse):
                 await run_in_threadpool(self._end)
 
     def _end(self) -> None:
-        with suppress(Exception):
-            self._stream.close()
-        self._lease.close()
+        if self._lease:
+            lease, self._lease = self._lease, None
+            with suppress(Exception):
+                self._stream.close()
+            lease.close()
 
 
 class Interface:
@@ -227,18 +248,7 @@ class Interface:
         if first is None:
             empty = _empty_block(lease.handle, text, parameters) if kind == "Native" else b""
             return Response(compress(empty) + compress(None), headers=headers)
-        return Rows(self._pieces(stream, first, compress), stream, lease, headers)
-
-    async def _pieces(self, stream: Any, first: Any, compress: Callable[[bytes | None], bytes]) -> AsyncIterator[bytes]:
-        """The result as it comes. An error on the way ends the text with its message, and the connection early."""
-        try:
-            yield compress(first.bytes())
-            while (chunk := await run_in_threadpool(stream.fetch)) is not None:
-                yield compress(chunk.bytes())
-            yield compress(None)
-        except Exception as error:
-            yield compress(f"\n{self._worded(error)}\n".encode()) + compress(None)
-            raise Interrupted from None
+        return Rows(lease, stream, first, compress, self._worded, headers)
 
     def _worded(self, error: Exception) -> str:
         text = str(error)
