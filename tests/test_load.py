@@ -299,7 +299,7 @@ def test_ten_thousand_pictures_of_which_three_percent_are_broken(run_file, fresh
     assert reasons.keys() == broken_in_ten_ways(contents[0]).keys()
     begins = {
         "empty": "the picture is empty", "text": "not a picture", "another format": "not a picture", "random bytes": "not a picture",
-        "a bomb": "a picture of 60000 x 60000 pixels: more than", "a line": "a picture of 8000 x 1 pixels: its sides",
+        "a bomb": "a picture of more than", "a line": "a picture of 8000 x 1 pixels: its sides",
     }  # fmt: skip
     for kind, found in reasons.items():
         assert all(reason.startswith(begins.get(kind, "a damaged picture: ")) for reason in found), (kind, found)
