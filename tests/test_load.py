@@ -298,7 +298,7 @@ def test_ten_thousand_pictures_of_which_three_percent_are_broken(run_file, fresh
         reasons.setdefault(Path(source).stem.rpartition("-")[0].replace("-", " "), set()).add(error)
     assert reasons.keys() == broken_in_ten_ways(contents[0]).keys()
     begins = {
-        "empty": "the picture is empty", "text": "not a picture", "another format": "not a picture", "random bytes": "not a picture",
+        "empty": "the picture is empty", "text": "not a picture", "another format": "not a picture", "random bytes": "not a picture", "a damaged TIFF": "not a picture",
         "a bomb": "a picture of more than", "a line": "a picture of 8000 x 1 pixels: its sides",
     }  # fmt: skip
     for kind, found in reasons.items():
