@@ -34,9 +34,9 @@ ENVIRONMENT_BEGINNINGS = (
 
 def main(function):
     """Serves one function until ClickHouse closes the pipe."""
+    close_inherited()
     # The real standard output is kept aside before anything could print to it: a stray byte there would shift the
     # rows of every later query.
-    close_inherited()
     answers = os.dup(1)
     os.dup2(2, 1)
     try:

@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from vdx_udf import native
-from vdx_udf.http_coding import compressor, decompressor
+from vdx_udf.http_coding import CODINGS, compressor, decompressor
 from vdx_udf.http_statement import HEAD, Insert, insert_of, only_reads, output_format, selects
 
 # Parameters of the interface itself; any other one is a setting of the query.
@@ -200,7 +200,10 @@ class Interface:
             raise HttpError(48, "NOT_IMPLEMENTED", "compress and decompress: use Accept-Encoding and Content-Encoding here")
         if request.headers.get("content-type", "").startswith("multipart/"):
             raise HttpError(48, "NOT_IMPLEMENTED", "external tables are not supported here")
-        body = decompressor(request.stream(), request.headers.get("content-encoding", ""))
+        coding = request.headers.get("content-encoding", "")
+        if coding not in CODINGS:
+            raise HttpError(48, "NOT_IMPLEMENTED", f"Content-Encoding {coding[:20]!r} is not supported here")
+        body = decompressor(request.stream(), coding)
         statement = given.get("query", "").encode()
         insert = insert_of(statement)
         if insert is None:  # then the body is or continues the statement, and maybe holds data behind it
@@ -296,8 +299,8 @@ def _empty_block(handle: Any, text: str, parameters: dict[str, str]) -> bytes:
     if not answer:  # no query with a result
         return b""
     parts = [native.varint(len(columns := json.loads(answer)["meta"])), native.varint(0)]
-    for text in (column[key].encode() for column in columns for key in ("name", "type")):
-        parts += [native.varint(len(text)), text]
+    for label in (column[key].encode() for column in columns for key in ("name", "type")):
+        parts += [native.varint(len(label)), label]
     return b"".join(parts)
 
 

@@ -50,13 +50,18 @@ def output_format(statement: bytes) -> str | None:
 
 def only_reads(statement: bytes) -> bool:
     """Whether a GET may run it."""
-    words = [word for word, _, _ in _words(statement[:HEAD])]
-    return bool(words) and words[0] in _READING and "INSERT" not in words
+    return _begins(statement, _READING)
 
 
 def selects(statement: bytes) -> bool:
     """Whether it is a SELECT, whose rows can be sent as they come."""
-    return only_reads(statement) and next(_words(statement))[0] in ("SELECT", "WITH")
+    return _begins(statement, {"SELECT", "WITH"})
+
+
+def _begins(statement: bytes, first: set[str]) -> bool:
+    """Whether it begins with one of these words and inserts nothing."""
+    words = [word for word, _, _ in _words(statement[:HEAD])]
+    return bool(words) and words[0] in first and "INSERT" not in words
 
 
 def _words(text: bytes):

@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import click
+
+from tests.torture.rig import Rig, processes, wait_for
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 PARTS = ("faults", "random", "load", "interactive")
@@ -45,25 +46,16 @@ def _apart(part: str, amount: float) -> dict:
         answer = Path(folder) / "answer.json"
         subprocess.run([sys.executable, "-m", "tests.torture", "part", part, str(amount), folder, str(answer)], check=True)
         prefix = Path(folder) / "engine"
-        deadline = time.monotonic() + 10
-        while (processes := _mentioning(prefix)) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for(lambda: not _mentioning(prefix), 10)
         run = {path.name for path in (prefix / "run").iterdir()}
         sockets = {name for name in run if name.endswith((".sock", ".starting"))}
-        left = {"processes": len(processes), "sockets": len(sockets)}
+        left = {"processes": len(_mentioning(prefix)), "sockets": len(sockets)}
         left["files"] = len(run - sockets - {"encoder.log", "encoder.log.1", "encoder.lock", "start.lock"})
         return json.loads(answer.read_text()) | {"left_behind": left}
 
 
 def _mentioning(prefix: Path) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and str(prefix).encode() in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
+    return [pid for pid, line in processes() if any(str(prefix) in part for part in line)]
 
 
 @main.command()
@@ -74,7 +66,6 @@ def _mentioning(prefix: Path) -> list[int]:
 def part(name: str, amount: float, folder: Path, answer: Path) -> None:
     """One part; `amount` is its measure, the answer goes to a file."""
     from tests.torture import run
-    from tests.torture.rig import Rig
     from vdx_udf.install import stop_encoder
 
     rig = Rig(folder, {} if name in ("load", "interactive") else None)

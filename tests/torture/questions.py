@@ -59,7 +59,6 @@ class Questions:
         _table(
             client,
             "torture_texts",
-            "text String",
             f"SELECT text FROM file('{folder}/texts.tsv', TSV, 'text String')",
             folder / "texts.npy",
         )
@@ -83,7 +82,7 @@ class Questions:
         np.save(folder / "pictures.npy", vectors)
         (folder / "pictures.tsv").write_text("\n".join(lines))
         source = f"SELECT path FROM file('{folder}/pictures.tsv', TSV, 'path String')"
-        _table(client, "torture_paths", "path String", source, folder / "pictures.npy")
+        _table(client, "torture_paths", source, folder / "pictures.npy")
         client.command(
             "CREATE TABLE torture_pictures ENGINE = Memory AS SELECT k, path, expected, bytes FROM torture_paths INNER JOIN"
             f" (SELECT _path AS path, raw_blob AS bytes FROM file('{folder}/*.{{png,jpg}}', RawBLOB)) AS files USING (path) ORDER BY k"
@@ -110,7 +109,7 @@ class Questions:
         )
         pictures = np.load(folder / "pictures.npy")
         np.save(folder / "shares.npy", shares(pictures))
-        _table(client, "torture_shares", "path String", "SELECT path FROM torture_paths ORDER BY k", folder / "shares.npy")
+        _table(client, "torture_shares", "SELECT path FROM torture_paths ORDER BY k", folder / "shares.npy")
 
     def check(self, client: Any) -> None:
         """Sees to it that rows which are shifted by one would be noticed."""
@@ -148,12 +147,11 @@ class Questions:
         }
 
     def _encode_image(self, rows: int, salt: int) -> tuple[str, set[int]]:
-        good = [k for k in range(PICTURES) if k % 10 != 9][: max(1, min(rows, PICTURES))]
+        good, wanted = _good(rows)
         value = f"encode_image(concat(bytes, '{salt}'))" if salt % 2 else "encode_image(path)"
-        wanted = f"k % 10 != 9 AND k <= {good[-1]}"
         return (
             f"SELECT k, L2Distance({value}, expected) FROM (SELECT * FROM torture_pictures WHERE {wanted} LIMIT {PICTURES})",
-            {*good},
+            good,
         )
 
     def _try_encode_image(self, rows: int, salt: int) -> tuple[str, set[int]]:
@@ -174,12 +172,11 @@ class Questions:
         )
 
     def _classify_image(self, rows: int, salt: int) -> tuple[str, set[int]]:
-        good = [k for k in range(PICTURES) if k % 10 != 9][: max(1, min(rows, PICTURES))]
-        wanted = f"k % 10 != 9 AND k <= {good[-1]}"
+        good, wanted = _good(rows)
         return (
             f"SELECT k, L2Distance(classify_image(path, {LABELS}), expected)"
             f" FROM (SELECT * FROM torture_shares WHERE {wanted} LIMIT {PICTURES})",
-            {*good},
+            good,
         )
 
     def _vdx_near(self, rows: int, salt: int) -> tuple[str, set[int]]:
@@ -196,7 +193,13 @@ class Questions:
         return f"SELECT 0, if(vdx_encoder_info('{salt}')['dimension'] = '512', 0, 1)", {0}
 
 
-def _table(client: Any, name: str, column: str, source: str, vectors: Path) -> None:
+def _good(rows: int) -> tuple[set[int], str]:
+    """The first so many pictures that are some, and the condition that picks them."""
+    good = [k for k in range(PICTURES) if k % 10 != 9][: max(1, min(rows, PICTURES))]
+    return {*good}, f"k % 10 != 9 AND k <= {good[-1]}"
+
+
+def _table(client: Any, name: str, source: str, vectors: Path) -> None:
     """A table of k, the input and the expected vector."""
     client.command(
         f"CREATE TABLE {name} ENGINE = Memory AS SELECT toUInt32(rowNumberInAllBlocks()) AS k, * FROM ({source}) PASTE JOIN"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,11 @@ class Rig:
 
     def workers(self) -> list[int]:
         """The workers of this rig, all functions."""
-        return [pid for pid, line in _processes() if any(part.startswith(f"{self.layout.user_scripts}/") for part in line)]
+        return [pid for pid, line in processes() if any(part.startswith(f"{self.layout.user_scripts}/") for part in line)]
 
     def service(self) -> int | None:
         """The encoder service, if one runs."""
-        running = dict(_processes())
+        running = dict(processes())
         try:
             pid = int((self.layout.run / "encoder.lock").read_text())
         except (OSError, ValueError):
@@ -58,18 +58,13 @@ class Rig:
 
     def services(self) -> list[int]:
         """All processes of encoder services of this rig."""
-        return [pid for pid, line in _processes() if "serve" in line and str(self.layout.run / "encoder.sock") in line]
+        return [pid for pid, line in processes() if "serve" in line and str(self.layout.run / "encoder.sock") in line]
 
-    def signal(self, pids: list[int], number: int) -> int:
-        """Sends the signal; the number of processes that got it."""
-        sent = 0
+    def signal(self, pids: list[int], number: int) -> None:
+        """Sends the signal to those that are still there."""
         for pid in pids:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, number)
-                sent += 1
-            except ProcessLookupError:
-                pass
-        return sent
 
     def kill_service(self) -> None:
         """Kills it and waits until it has let go of its lock, which it does when its connections are closed."""
@@ -117,7 +112,8 @@ class Rig:
                 resource.prlimit(pid, kind, before)
 
 
-def _processes() -> Iterator[tuple[int, list[str]]]:
+def processes() -> Iterator[tuple[int, list[str]]]:
+    """Every process of this machine with its command line."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
