@@ -18,7 +18,7 @@ from vdx_udf.image import decode
 from vdx_udf.model import TINY_FOLDER, Clip, ModelError, choose_precision
 from vdx_udf.preprocess import Preprocess
 from vdx_udf.settings import JPEG_SCALE, PARITY, PRECISIONS, WEIGHTS_HASHES
-from vdx_udf.towers import ImageTower, TextTower
+from vdx_udf.towers import Block, ImageTower, TextTower
 
 MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
 
@@ -75,6 +75,17 @@ def test_towers_compute_what_open_clip_computes(variant, precision):
         assert cosines(images(pixels), exact).min() > PARITY[precision]
         one_by_one = torch.cat([texts([tokens]) for tokens in cut])
         assert cosines(one_by_one, model.encode_text(padded)).min() > PARITY[precision]
+
+
+def test_texts_are_computed_in_few_sizes(monkeypatch):
+    tower, sizes = TextTower(small_clip(), "float32"), set()
+    plain = Block.rest
+    monkeypatch.setattr(Block, "rest", lambda block, x, attended: sizes.add(len(x)) or plain(block, x, attended))
+    with torch.inference_mode():
+        for count in range(1, 60):
+            tower(random_texts(count, seed=count)[0])
+    assert len(sizes) < 60  # of about 118: every number of tokens and of texts
+    assert all(size % 4 == 0 for size in sizes)
 
 
 @pytest.mark.parametrize(

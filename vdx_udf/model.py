@@ -1,6 +1,7 @@
 """One CLIP model: from a name to unit vectors, the way open_clip computes them."""
 
 import contextlib
+import ctypes
 import hashlib
 import logging
 import warnings
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vdx_udf import heap, settings
+from vdx_udf import settings
 from vdx_udf.errors import ModelError
 from vdx_udf.preprocess import Preprocess
 from vdx_udf.towers import ImageTower, TextTower
@@ -62,7 +63,7 @@ class Clip:
             raise ModelError(f"the weights of {name!r} hash to {self.weights_hash}, not to {recorded} as recorded: not used")
         self.dimension = self.encode_texts([""]).shape[1]
         del model
-        heap.trim()  # the float32 weights are packed: 0.3 to 0.6 GB go back to the system
+        _give_back_memory()  # the float32 weights are packed: 0.3 to 0.6 GB
 
     def _build(self, model: nn.Module) -> None:
         """Chooses how each tower is computed, and measures that against open_clip's own float32."""
@@ -255,6 +256,12 @@ def _can_trim(model: nn.Module) -> bool:
         and model.attn_mask is not None
         and isinstance(model.text_projection, nn.Parameter)
     )
+
+
+def _give_back_memory() -> None:
+    """Has the C library, where it is glibc, give back to the system what is free."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _unit(vectors: Tensor) -> Tensor:

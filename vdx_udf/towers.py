@@ -114,6 +114,12 @@ class Block:
         return self._down.plus(self._up(self.norm_2(x), self._activation), x)
 
 
+def _rounded(rows: int) -> int:
+    """So many rows to compute with for these: oneDNN keeps kernels for each number it meets, 1.5 MB of them a number."""
+    step = min(32, max(4, 1 << rows.bit_length() >> 4))
+    return -(-rows // step) * step
+
+
 def _matrix(weight: Tensor, bias: Tensor | None, scale: nn.Module | None = None) -> Matrix:
     if isinstance(scale, LayerScale):
         weight, bias = weight * scale.gamma[:, None], None if bias is None else bias * scale.gamma
@@ -216,12 +222,15 @@ class TextTower:
         groups = list(zip((sizes * counts).tolist(), counts.tolist(), strict=True))
         positions = torch.cat([torch.arange(size).repeat(count) for size, count in zip(sizes, counts, strict=True)])
         x = self._embedding[torch.cat([texts[row] for row in order])] + self._position[positions]
+        spare = _rounded(len(x)) - len(x)  # rows of zeros that nothing attends to
+        ends = lengths[order].cumsum(0) - 1
 
         def attention(qkv: Tensor, heads: int) -> Tensor:
-            parts = qkv.split([tokens for tokens, _ in groups])
-            return torch.cat([_attend(part, count, heads, causal=True) for part, (_, count) in zip(parts, groups, strict=True)])
+            *parts, rest = qkv.split([*(tokens for tokens, _ in groups), spare])
+            attended = [_attend(part, count, heads, causal=True) for part, (_, count) in zip(parts, groups, strict=True)]
+            return torch.cat([*attended, rest[:, : rest.shape[1] // 3]])
 
-        x = self._blocks(x, attention, lengths[order].cumsum(0) - 1)
+        x = self._blocks(F.pad(x, (0, 0, 0, spare)), attention, F.pad(ends, (0, _rounded(len(ends)) - len(ends))))
         vectors = torch.empty(len(texts), self._project.shape[1])
-        vectors[order] = (self._after(x) @ self._project).float()
+        vectors[order] = (self._after(x) @ self._project)[: len(texts)].float()
         return vectors
