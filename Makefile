@@ -5,7 +5,7 @@ READY = .venv/.ready
 LOCK = .ci/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint torture bench bench-laion bench-refine lock audit tiny clean
+.PHONY: help demo test lint torture bench bench-laion bench-refine bench-explorer lock audit tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ bench-laion: $(READY)  ## measure loading LAION's files against the published re
 
 bench-refine: $(READY)  ## measure refinement with a simulated user (7 minutes); DATA=rows.parquet TEXTS=texts.parquet for another set
 	.venv/bin/python -m tests.benchmarks.refinement $(if $(DATA),--data $(DATA) --texts $(TEXTS))
+
+bench-explorer: $(READY)  ## measure the explorer page in a browser over 25,000 pictures (5 minutes)
+	.venv/bin/python -m tests.benchmarks.explorer
 
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	printf 'hatchling\neditables\n' | uv pip compile pyproject.toml - --extra test --universal --python-version 3.10 --upgrade \

@@ -184,6 +184,12 @@ WHERE NOT throwIf(counted.1 != counted.2 + counted.3, format(
     toString(counted.1), toString(counted.2), toString(counted.3)))
 ORDER BY place, pictures DESC, what;
 
+-- picture(source): the bytes of a picture as `images` names it, where file() may read it. Not replaced by an upgrade: where
+-- pictures live elsewhere, in a bucket or a table, replace it by a view of your own.
+-- Example: SELECT length(bytes) FROM picture(source = '/pictures/query.png')
+CREATE VIEW IF NOT EXISTS picture AS
+SELECT raw_blob AS bytes FROM file({source:String}, RawBLOB);
+
 -- portable: what travels of an image, for Parquet: INSERT INTO FUNCTION file(...), s3(...) or url(...).
 -- Example: SELECT * FROM portable LIMIT 1
 CREATE OR REPLACE VIEW portable AS

@@ -60,18 +60,18 @@ WHERE NOT has({exclude:Array(UInt64)}, id)
 ORDER BY distance
 LIMIT {k:UInt32};
 
--- search_text_where(query, dataset, attribute, value, k): as search_text within one data set ('' for all) and, unless
+-- search_vector_where(vector, dataset, attribute, value, k): as search_vector within one data set ('' for all) and, unless
 -- attribute is '', with attributes[attribute] = value. Takes the k best of the index's 1000 nearest where as many pass
 -- the filter; a filter that leaves fewer is searched exactly, so no match is missed.
--- Example: SELECT * FROM search_text_where(query = 'a red circle', dataset = '', attribute = 'background', value = 'white', k = 9)
-CREATE OR REPLACE VIEW search_text_where AS
+-- Example: SELECT * FROM search_vector_where(vector = (SELECT encode_text('a red circle')), dataset = '', attribute = 'background', value = 'white', k = 9)
+CREATE OR REPLACE VIEW search_vector_where AS
 WITH
     near AS
     (
         SELECT id, source, dataset, distance
         FROM
         (
-            SELECT id, source, dataset, attributes, cosineDistance(vector, (SELECT encode_text({query:String}) FROM comparable)) AS distance
+            SELECT id, source, dataset, attributes, cosineDistance(vector, (SELECT {vector:Array(Float32)} FROM comparable)) AS distance
             FROM images
             ORDER BY distance
             LIMIT 1000
@@ -88,7 +88,7 @@ FROM
     SELECT id, source, dataset, distance FROM near WHERE found = {k:UInt32}
     UNION ALL
     -- The sum keeps this branch from the index, which would look at the filter too late.
-    SELECT id, source, dataset, cosineDistance(vector, (SELECT encode_text({query:String}) FROM comparable)) + 0 AS distance
+    SELECT id, source, dataset, cosineDistance(vector, (SELECT {vector:Array(Float32)} FROM comparable)) + 0 AS distance
     FROM images
     WHERE found < {k:UInt32}
         AND ({dataset:String} = '' OR dataset = {dataset:String})
@@ -98,3 +98,10 @@ FROM
 )
 ORDER BY distance
 LIMIT {k:UInt32};
+
+-- search_text_where(query, dataset, attribute, value, k): the same for a text.
+-- Example: SELECT * FROM search_text_where(query = 'a red circle', dataset = '', attribute = 'background', value = 'white', k = 9)
+CREATE OR REPLACE VIEW search_text_where AS
+SELECT id, source, dataset, distance
+FROM search_vector_where(vector = (SELECT encode_text({query:String})), dataset = {dataset:String}, attribute = {attribute:String},
+    value = {value:String}, k = {k:UInt32});

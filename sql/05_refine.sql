@@ -470,6 +470,16 @@ WITH assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM curre
 SELECT id, source, dataset, vdx_probability(vector, current.1, current.2, current.3) AS probability
 FROM images;
 
+-- best_scores(concept, dataset, attribute, value, k): the k most probable images of a concept, judged ones included, filtered
+-- as search_vector_where does and through the vector index like it.
+-- Example: SELECT * FROM best_scores(concept = 'circles', dataset = '', attribute = '', value = '', k = 9)
+CREATE OR REPLACE VIEW best_scores AS
+SELECT id, source, dataset, vdx_sigmoid(logit_scale * (1 - distance) + bias) AS probability
+FROM search_vector_where(vector = (SELECT weight FROM current_weight(concept = {concept:String})), dataset = {dataset:String},
+    attribute = {attribute:String}, value = {value:String}, k = {k:UInt32})
+CROSS JOIN (SELECT logit_scale, bias FROM current_weight(concept = {concept:String})) AS logit
+ORDER BY distance;
+
 -- scores_at(concept, round): the same under any round: a concept replayed.
 -- Example: SELECT id, probability FROM scores_at(concept = 'circles', round = 0) ORDER BY probability DESC LIMIT 9
 CREATE OR REPLACE VIEW scores_at AS

@@ -1,10 +1,16 @@
 """One installed prefix with the embedded engine for the whole run: what is tested is what `vdx install` deploys."""
 
 import json
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -118,3 +124,35 @@ def vdx(*arguments: str, check: bool = True, **options) -> subprocess.CompletedP
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+@contextmanager
+def served(prefix: Path) -> Iterator[str]:
+    """The address of a `vdx up` over an installed prefix. Fails where it wrote a traceback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vdx_udf", "up", "--data", str(prefix), "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urlopen(f"http://127.0.0.1:{port}/ping").close()
+                break
+            except OSError:
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+        process.wait()
+        assert "Traceback" not in (said := process.stderr.read()), said
+    stop_encoder(Layout.embedded(prefix))
+
+
+def ask(server: str, statement: str, **parameters: str | int) -> list[list]:
+    """The rows that a `vdx up` answers, and an empty list where there are none."""
+    given = urlencode({"default_format": "JSONCompact"} | {f"param_{name}": value for name, value in parameters.items()})
+    with urlopen(Request(f"{server}/?{given}", statement.encode())) as answer:
+        body = answer.read()
+    return json.loads(body)["data"] if body else []

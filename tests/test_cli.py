@@ -95,7 +95,7 @@ class Terminal:
 
     def __init__(self, *arguments, **environment):
         self.main, child = pty.openpty()
-        fcntl.ioctl(self.main, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+        fcntl.ioctl(self.main, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 1280, 800))
         env = os.environ | {"TERM": "dumb"} | environment
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vdx_udf", *map(str, arguments)], stdin=child, stdout=child, stderr=child, env=env
@@ -132,6 +132,11 @@ class Terminal:
 
     def type(self, text: str) -> None:
         os.write(self.main, text.encode())
+
+    def answers_that_it_knows_sixel(self) -> None:
+        """As a terminal answers the question what it is: level 2, with attribute 4, sixel graphics."""
+        self.wait_for("\x1b[c")
+        self.type("\x1b[?62;4c")
 
 
 def test_the_prompt_runs_statements_keeps_history_and_survives_errors(prefix, tmp_path):
@@ -180,3 +185,18 @@ def test_a_long_query_shows_its_progress(prefix, tmp_path):
 )  # fmt: skip
 def test_statements_end_at_semicolons_that_are_code(text, statements):
     assert list(split_statements(text)) == statements
+
+
+@pytest.mark.parametrize("what", ["sql", "grid"])
+def test_a_terminal_that_shows_pictures_gets_them(prefix, drawn, what, tmp_path):
+    folder, _ = drawn
+    query = f"SELECT '{folder}/0000.png' AS source, 0.25 AS distance UNION ALL SELECT '/no/such.png', 0.5"
+    arguments = ["sql", "--prefix", prefix, "-q", query + " ORDER BY distance"]
+    if what == "grid":
+        arguments = ["grid", "--prefix", prefix, "-q", f"SELECT '{folder}/0000.png'", "-o", tmp_path / "grid.png"]
+    terminal = Terminal(*arguments, TERM="xterm-256color")
+    terminal.answers_that_it_knows_sixel()
+    terminal.wait_for("\x1bP0;0;0q")  # sixel data begin
+    terminal.wait_for("\x1b\\")  # and end
+    terminal.wait_for("1 pictures: " if what == "grid" else "/no/such.png")
+    terminal.ends()

@@ -5,7 +5,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,9 +15,9 @@ import numpy as np
 import pytest
 import urllib3
 
-from tests.conftest import vdx
+from tests.conftest import served, vdx
 from vdx_udf.http_statement import Insert, insert_of, only_reads, output_format
-from vdx_udf.install import Layout, install, stop_encoder
+from vdx_udf.install import Layout, install
 
 http = urllib3.PoolManager(retries=False)
 
@@ -28,24 +27,8 @@ def port(tmp_path_factory) -> int:
     """The port of a `vdx up` over a prefix of its own."""
     layout = Layout.embedded(tmp_path_factory.mktemp("up"))
     list(install(layout, "vdx-tiny"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
-    command = [sys.executable, "-m", "vdx_udf", "up", "--data", str(layout.state), "--port", str(number)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                http.request("GET", f"http://127.0.0.1:{number}/ping")
-                break
-            except urllib3.exceptions.HTTPError:
-                assert process.poll() is None, process.stderr.read()
-                time.sleep(0.1)
-        yield number
-        process.terminate()
-        process.wait()
-        assert "Traceback" not in (said := process.stderr.read()), said
-    stop_encoder(layout)
+    with served(layout.state) as address:
+        yield int(address.rpartition(":")[2])
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import vdx
-from vdx_udf import contract, settings
+from vdx_udf import contract, explorer, settings
 from vdx_udf.install import Layout, install, stop_encoder, uninstall
 from vdx_udf.model import TINY_FOLDER
 from vdx_udf.tiny.pictures import draw, sample_picture
@@ -88,6 +88,51 @@ def test_the_server_layout_works_and_fences_paths(tmp_path):
     answers = done.stdout.split("\n")
     refused = f"lies outside the allowed folders ({layout.user_files}); pass the bytes instead"
     assert answers == ["512", refused, "", "", ""], done.stderr
+
+
+def handlers(layout: Layout) -> dict[str, dict[str, str]]:
+    """The server's HTTP handlers by name: each a dict of its elements' texts."""
+    found = ElementTree.parse(layout.config).getroot().find("http_handlers")
+    return {rule.tag: {e.tag: e.text for e in rule.iter() if e is not rule} for rule in found}
+
+
+def test_a_server_serves_the_explorer_page_itself(tmp_path):
+    layout = Layout.server(tmp_path / "etc", tmp_path / "var", None)
+    list(install(layout, "vdx-tiny"))
+    rules = handlers(layout)
+    assert list(rules)[-1] == "defaults"  # or ClickHouse's own /ping, /play and query handlers would be gone
+    del rules["defaults"]
+    # Each name begins as ClickHouse wants, and is no one else's: it merges elements of the same name.
+    assert all(name.startswith("rule_vdx_") for name in rules)
+    served = {rule["url"]: rule for rule in rules.values()}
+    page = (layout.page / "index.html").read_text()
+    assert re.fullmatch(served.pop("regex:/explorer/?")["url"].removeprefix("regex:"), "/explorer/")
+    assert set(re.findall(r'(?:href|src)="(/[^"]+)"', page)) <= set(served)
+    for rule in rules.values():
+        path = layout.user_files / rule["response_content"].removeprefix("file://./")
+        assert path.read_bytes() == (explorer.FOLDER / path.name).read_bytes()
+        assert (rule["type"], rule["methods"]) == ("static", "GET,HEAD")
+    assert served["/explorer/main.js"]["content_type"] == "text/javascript; charset=UTF-8"
+    assert not (Layout.embedded(tmp_path / "engine").page).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("<clickhouse><http_handlers><rule/></http_handlers></clickhouse>", True),
+        ("<clickhouse><!-- <http_handlers/> --></clickhouse>", False),
+    ],
+)
+@pytest.mark.parametrize("place", ["config.xml", "config.d/own.xml"])
+def test_handlers_of_ones_own_stay_as_they_are(tmp_path, text, named, place):
+    layout = Layout.server(tmp_path / "etc", tmp_path / "var", None)
+    other = tmp_path / "etc" / place
+    other.parent.mkdir(parents=True)
+    other.write_text(text)
+    list(install(layout, "vdx-tiny"))
+    assert ("defaults" in handlers(layout)) != named
+    list(install(layout, "vdx-tiny"))
+    assert ("defaults" in handlers(layout)) != named
 
 
 def test_uninstall_leaves_data_and_strangers_files(tmp_path):

@@ -234,6 +234,7 @@ def sql(prefix, url, query: str | None, files: tuple[Path, ...], parameters: tup
 @click.option("--fetch", is_flag=True, help="Fetch pictures that are http(s) URLs.")
 def grid(prefix, url, query: str, output: Path, columns: int, parameters: tuple[str, ...], fetch: bool) -> None:
     """Show what a query finds: its pictures as a contact sheet."""
+    from vdx_udf import terminal
     from vdx_udf.grid import grid as draw
     from vdx_udf.grid import through_sql
     from vdx_udf.image import ImageError, ImageSource
@@ -251,6 +252,7 @@ def grid(prefix, url, query: str, output: Path, columns: int, parameters: tuple[
         return here.read(value)
 
     count = draw(client, query, dict(map(parse_parameter, parameters)), read, output, columns)
+    terminal.draw(output)
     click.echo(f"{count} pictures: {output}")
 
 
@@ -273,7 +275,7 @@ def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...])
         raise click.UsageError(f"there is no data set {name!r} and no such file; data sets: {', '.join(files)}")
     given = dict(shell.parse_parameter(p) for p in parameters) | ({"path": loading.resolve(place)} if place else {})
     values = loading.complete(path, given)
-    output = "PrettyCompact" if sys.stdout.isatty() else "TabSeparatedWithNames"
+    output = shell.PRETTY if sys.stdout.isatty() else "TabSeparatedWithNames"
     session = shell.Session(partial(_client, prefix, url), values, output)
     if not url:
         engine.apply_schema(session.client, folder)
@@ -299,11 +301,11 @@ def doctor(prefix, url) -> None:
 @click.option("--port", default=8123, show_default=True)
 @click.option("--data", type=PATH, help="Prefix of the embedded engine.  [default: VDX_PREFIX, else demo-output/engine]")
 def up(port: int, data: Path | None) -> None:
-    """ClickHouse's HTTP interface over the embedded engine, on 127.0.0.1."""
-    from vdx_udf import engine
+    """The explorer page, and ClickHouse's HTTP interface over the embedded engine, on 127.0.0.1."""
+    from vdx_udf import engine, explorer
     from vdx_udf.up import HOST, serve
 
-    click.echo(f"http://{HOST}:{port}")
+    click.echo(f"explorer: http://{HOST}:{port}{explorer.URL}/")
     serve(data or engine.default_prefix(), port)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from vdx_udf import engine
+from vdx_udf import engine, terminal
 from vdx_udf.contact_sheet import Cell, contact_sheet
 from vdx_udf.errors import VdxError
 from vdx_udf.install import Layout, install, stop_encoder
@@ -73,6 +73,7 @@ class Demo:
         cells = [Cell(Image.open(source), text, mark) for source, text, mark in rows]
         path = contact_sheet(title, cells, self.output / f"{name}.png")
         self.report["pictures"].append(str(path))
+        terminal.draw(path)
         click.echo(f"picture: {path}")
 
 

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vdx_udf import __version__, contract, functions_xml, settings
+from vdx_udf import __version__, contract, explorer, functions_xml, settings
 from vdx_udf.bundle import bundle_folder, with_dimension
 from vdx_udf.errors import InstallError
 
@@ -74,6 +75,10 @@ class Layout:
         return self.state / "sql"
 
     @property
+    def page(self) -> Path:
+        return self.user_files / explorer.SERVED_FROM
+
+    @property
     def manifest(self) -> Path:
         return self.state / "vdx_udf.manifest.json"
 
@@ -97,6 +102,9 @@ def render(layout: Layout, model: str, options: Sequence[str]) -> dict[Path, tup
     for path in sorted(source.rglob("*.sql")):
         text = with_dimension(path.read_text(), dimension)
         files[layout.sql / path.relative_to(source)] = (text.encode(), 0o644)
+    if not layout.data:
+        for path in explorer.files():
+            files[layout.page / path.name] = (path.read_bytes(), 0o644)
     return files
 
 
@@ -107,7 +115,18 @@ def _config(layout: Layout) -> str:
         embedded = f"    <path>{layout.data}/</path>\n    <user_files_path>{layout.user_files}/</user_files_path>\n"
     for name, value in (("functions", layout.functions), ("user_scripts", layout.user_scripts)):
         text = text.replace(f"@{name}@", str(value))
-    return text.replace("@embedded@", embedded)
+    handlers = "" if layout.data else explorer.http_handlers(has_others=_has_http_handlers(layout))
+    return text.replace("@embedded@", embedded).replace("@http_handlers@", handlers)
+
+
+def _has_http_handlers(layout: Layout) -> bool:
+    """Whether another file of the server's configuration names HTTP handlers: then it also says which usual ones remain."""
+    parts = [*layout.functions.glob("config.*"), *layout.config.parent.glob("*")]
+    return any(
+        "http_handlers" in re.sub(r"<!--.*?-->|#[^\n]*", "", part.read_text(errors="replace"), flags=re.DOTALL)
+        for part in parts
+        if part.is_file() and part != layout.config
+    )
 
 
 def _worker_config(layout: Layout, model: str, options: Sequence[str]) -> dict:
@@ -138,7 +157,8 @@ def install(layout: Layout, model: str, dry_run: bool = False, options: Sequence
         same = path.is_file() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode
         yield "keep" if same else "write", path
         if not same and not dry_run:
-            _write(path, content, mode, layout.owner)
+            # The page stays its installer's: the server, whose users may write into user_files, must not change it.
+            _write(path, content, mode, None if path.parent == layout.page else layout.owner)
             if path.name == WORKER_CONFIG:
                 stop_encoder(layout)  # it runs with another model or version; the next query starts the new one
     if dry_run:
@@ -165,7 +185,8 @@ def uninstall(layout: Layout) -> Iterator[Path]:
             yield path
     if layout.run.is_dir():
         shutil.rmtree(layout.run)
-    for folder in (layout.sql / "datasets", layout.sql, layout.functions, layout.user_scripts, layout.user_files, layout.state):
+    emptied = (layout.sql / "datasets", layout.sql, layout.functions, layout.user_scripts, layout.page, layout.user_files)
+    for folder in (*emptied, layout.state):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 

@@ -15,9 +15,11 @@ import click
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from tqdm import tqdm
 
+from vdx_udf import terminal
 from vdx_udf.engine import split_statements
 from vdx_udf.errors import USER_ERRORS, readable
 
+PRETTY = "PrettyCompact"  # for people; answers that name pictures show them where the terminal can
 HISTORY = Path.home() / ".vdx_sql_history"
 SLOW_SECONDS = 1.0  # a query that takes longer shows its progress
 _ANSWERS = re.compile(r"\s*\(*\s*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS|CHECK|FROM|VALUES)\b", re.IGNORECASE)
@@ -25,7 +27,7 @@ _OWN_FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*$", re.IGNORECASE)
 
 
 def default_format() -> str:
-    return "PrettyCompact" if sys.stdout.isatty() else "TabSeparated"
+    return PRETTY if sys.stdout.isatty() else "TabSeparated"
 
 
 def parse_parameter(text: str) -> tuple[str, str | list]:
@@ -58,11 +60,28 @@ class Session:
         if not _ANSWERS.match(_without_comments(statement)):
             self._with_progress(lambda settings: self.client.command(statement, values, settings=settings), done, total)
             return
+        if output == PRETTY and not own and terminal.can_draw() and self._names_pictures(statement, values):
+            found = self._with_progress(lambda settings: self.client.query(statement, values, settings=settings), done, total)
+            terminal.draw_table(found.column_names, found.result_rows, self._picture)
+            return
         answer = self._with_progress(
             lambda settings: self.client.raw_query(statement, values, settings=settings, fmt=output), done, total
         )
         sys.stdout.buffer.write(answer)
         sys.stdout.buffer.flush()
+
+    def _names_pictures(self, statement: str, values: dict[str, Any] | None) -> bool:
+        """Whether the answer has a column `source`, as searches have."""
+        try:
+            return "source" in [row[0] for row in self.client.query(f"DESCRIBE ({statement})", values).result_rows]
+        except ClickHouseError:  # SHOW and the like, or a mistake that the statement itself will tell
+            return False
+
+    def _picture(self, source: str) -> bytes:
+        rows = self.client.query(
+            "SELECT bytes FROM picture(source = {source:String})", {"source": source}, query_formats={"String": "bytes"}
+        ).result_rows
+        return rows[0][0]
 
     def values_of(self, statement: str) -> dict[str, Any] | None:
         """The parameters that a statement names; in one that names none the client would fill its per cent signs."""
@@ -118,7 +137,7 @@ def interact(session: Session) -> None:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory
 
-    session.output = "PrettyCompact" if session.output == "TabSeparated" else session.output
+    session.output = PRETTY if session.output == "TabSeparated" else session.output
     click.echo(f"ClickHouse {session.client.server_version}; statements end with ';', Ctrl-D leaves")
     prompt = PromptSession(history=FileHistory(str(HISTORY)))
     typed = ""

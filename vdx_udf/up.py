@@ -1,6 +1,8 @@
-"""`vdx up`: the embedded engine behind ClickHouse's HTTP interface, on this machine's own address."""
+"""`vdx up`: the explorer page, and the embedded engine behind ClickHouse's HTTP interface, on this machine's own address."""
 
 import logging
+import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +12,11 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vdx_udf import engine
+from vdx_udf import engine, explorer
 from vdx_udf.http_interface import Interface, Interrupted
 from vdx_udf.install import Layout
 
@@ -42,11 +46,22 @@ def application(prefix: Path) -> Starlette:
     engine.apply_schema(client, Layout.embedded(prefix).sql)
     client.close()
     guards = [Middleware(TrustedHostMiddleware, allowed_hosts=OWN_NAMES), Middleware(OwnPagesOnly)]
-    return Starlette(routes=Interface(partial(engine.open_handle, prefix)).routes(), middleware=guards)
+    page = Mount(explorer.URL, StaticFiles(directory=explorer.FOLDER, html=True))
+    return Starlette(routes=[*Interface(partial(engine.open_handle, prefix)).routes(), page], middleware=guards)
 
 
 def serve(prefix: Path, port: int) -> None:
     """Answers on loopback until it is interrupted."""
     # Of a query that failed within its answer the client knows; everything else is a mistake of ours and is shown.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not isinstance((record.exc_info or [0, 0])[1], Interrupted))
-    uvicorn.run(application(prefix), host=HOST, port=port, log_level="warning")
+    ready = application(prefix)
+    threading.Thread(target=_warm, args=(prefix,), daemon=True).start()
+    uvicorn.run(ready, host=HOST, port=port, log_level="warning")
+
+
+def _warm(prefix: Path) -> None:
+    """Starts the encoder, which takes seconds, before anyone waits for it. Where it cannot, the first query says why."""
+    with suppress(Exception):
+        handle = engine.open_handle(prefix)
+        handle.query("SELECT encode_text('')")
+        handle.close()

@@ -1,0 +1,100 @@
+"""`make bench-explorer`: how long the explorer page takes, measured in a browser, over the demo's pictures.
+
+From the key press to the first pictures on the screen, for texts that were never asked before; and the time between frames
+while 10,000 pictures scroll past. Writes results/explorer.json and explorer.md; QUICK=1: 2,000 pictures only.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tests.benchmarks.run import QUICK, RESULTS, _machine
+from tests.browser import opened, started
+from tests.conftest import served
+
+PICTURES = 2_000 if QUICK else 25_000
+QUERIES = 40
+# From the key on, looks in every frame whether the answer to what was typed is there, and which of its pictures.
+WATCH = """() => {
+  const look = () => {
+    const said = document.querySelector('#said').textContent;
+    const cells = [...document.querySelectorAll('#grid li')].filter((li) => li.getBoundingClientRect().top < innerHeight);
+    const shown = cells.filter((li) => { const img = li.querySelector('img'); return img?.complete && img.naturalWidth; });
+    if (said.includes(vdx.text) && said.endsWith(' ms') && shown.length) {
+      vdx.first ??= performance.now();
+      if (shown.length === cells.length) { vdx.all = performance.now(); return; }
+    }
+    requestAnimationFrame(look);
+  };
+  document.querySelector('#query').addEventListener('keydown', (event) => {
+    if (event.key !== 'Enter') return;
+    window.vdx = { began: event.timeStamp, text: event.target.value };
+    requestAnimationFrame(look);
+  });
+}"""
+SCROLL = """() => new Promise((resolve) => {
+  const frames = []; let last = performance.now(); const began = last;
+  const step = (now) => {
+    frames.push(now - last); last = now;
+    scrollBy(0, 60);
+    if (now - began < 6000) requestAnimationFrame(step); else resolve(frames.slice(1));
+  };
+  requestAnimationFrame(step);
+})"""
+
+
+def texts(rng: np.random.Generator) -> list[str]:
+    colours, shapes = ["red", "green", "blue", "yellow"], ["circle", "star", "heart", "square"]
+    return [f"picture {n}: a {rng.choice(colours)} {rng.choice(shapes)}" for n in range(QUERIES)]
+
+
+def measure(page) -> dict[str, list[float]]:
+    """Milliseconds of each query from the key to the statement's answer, to the first picture and to all in sight."""
+    page.evaluate(WATCH)
+    found = {"answer": [], "first picture": [], "all pictures in sight": []}
+    for text in texts(np.random.default_rng(1)):
+        page.fill("#query", text)
+        page.press("#query", "Enter")
+        while not page.evaluate("vdx.all"):
+            page.wait_for_timeout(50)
+        times = page.evaluate("[vdx.began, vdx.first, vdx.all]")
+        found["answer"].append(float(page.inner_text("#said").split()[-2]))
+        found["first picture"].append(times[1] - times[0])
+        found["all pictures in sight"].append(times[2] - times[0])
+        page.wait_for_timeout(200)
+    return found
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "demo"
+        command = [sys.executable, "-m", "vdx_udf", "demo", "--output", output, "--pictures", PICTURES]
+        subprocess.run(list(map(str, command)), check=True)
+        with served(output / "engine") as address, started() as browser, opened(browser, address) as page:
+            found = measure(page)
+            page.select_option("#count", "10000")
+            page.wait_for_timeout(3_000)
+            found["frame while scrolling"] = page.evaluate(SCROLL)
+    result = {
+        "machine": _machine(),
+        "pictures": PICTURES,
+        "milliseconds": {
+            what: {f"p{q}": round(float(np.quantile(times, q / 100)), 1) for q in (50, 95)} | {"most": round(max(times), 1)}
+            for what, times in found.items()
+        },
+    }
+    lines = ["| milliseconds | median | 95 % | most |", "|---|---|---|---|"]
+    lines += [f"| {what} | {t['p50']} | {t['p95']} | {t['most']} |" for what, t in result["milliseconds"].items()]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if not QUICK:
+        (RESULTS / "explorer.json").write_text(json.dumps(result, indent=1) + "\n")
+        (RESULTS / "explorer.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

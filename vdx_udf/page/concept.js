@@ -1,0 +1,249 @@
+// The concept beside the grid: labels, rounds, what a round moved, undo, saving and loading.
+
+import { run, select, selectText } from './sql.js';
+import * as statements from './statements.js';
+import { precisionPlot, scorePlot } from './plots.js';
+
+const TOP = 100; // of the ranking, that "what moved" compares
+
+const $ = (id) => document.getElementById(id);
+const plural = (count, thing) => `${count} ${thing}${count === 1 ? '' : 's'}`;
+
+export class Concept {
+  /**
+   * `work(what, task)` runs a task with status, cancel button and error message, and gives its value or undefined.
+   * `suggest()` is what a first mark starts a concept from: {name, start}, or null. `show(view)` fills the grid,
+   * `onMark(id, mark)` dresses a picture in it.
+   */
+  constructor({ work, suggest, show, onMark }) {
+    Object.assign(this, { work, suggest, show, onMark });
+    this.name = '';
+    this.marks = new Map();
+    this.rounds = [];
+    this.steps = []; // {what, undo()}, the latest last
+    this.turn = Promise.resolve(); // the end of what was asked for last
+    $('concept').addEventListener('change', () => this.#choose($('concept').value));
+    $('concept-start').addEventListener('submit', (event) => {
+      event.preventDefault();
+      const prompt = $('concept-prompt').value.trim();
+      if (prompt) this.#startAndShow(prompt);
+    });
+    $('refine').addEventListener('click', () => this.refine());
+    $('next').addEventListener('click', () => this.showNext());
+    $('best').addEventListener('click', () => this.showBest());
+    $('undo').addEventListener('click', () => this.undo());
+    $('save-concept').addEventListener('click', () => this.#save());
+    $('concept-file').addEventListener('change', () => this.#load());
+    $('distribution').addEventListener('toggle', () => this.#drawScores());
+    $('round-rows').addEventListener('click', (event) => {
+      if (event.target.dataset.round) this.#goBack(Number(event.target.dataset.round));
+    });
+  }
+
+  /** Runs a task after those that were asked for before it: keys are pressed faster than a server answers. */
+  #inTurn(what, task) {
+    this.turn = this.turn.then(() => this.work(what, task));
+    return this.turn;
+  }
+
+  async list() {
+    const known = await select(statements.concepts());
+    const options = known.map(({ concept }) => new Option(concept, concept, false, concept === this.name));
+    $('concept').replaceChildren(new Option(known.length ? 'choose one' : 'none yet', ''), ...options);
+  }
+
+  markOf(id) {
+    return { true: 'yes', false: 'no' }[this.marks.get(id)] ?? '';
+  }
+
+  /** A person's judgement; the first one of a search starts a concept. Marking the same again takes the mark back. */
+  mark(id, positive) {
+    return this.#inTurn(positive ? 'marking yes' : 'marking no', async () => {
+      if (!this.name) {
+        const suggested = this.suggest();
+        if (!suggested) throw new Error('Choose a concept, or start one from a text, before you mark pictures.');
+        await this.#start(suggested.name, suggested.start);
+      }
+      const before = this.marks.get(id);
+      await this.#setMark(id, before === positive ? undefined : positive);
+      this.#did(`${positive ? 'yes' : 'no'} of a picture`, () => this.#setMark(id, before));
+    });
+  }
+
+  refine() {
+    return this.#inTurn('refining', async () => {
+      if (!this.name) throw new Error('Mark pictures first: refining learns from them.');
+      const before = this.rounds.at(-1).round;
+      await run(statements.refine(this.name));
+      await this.#readRounds();
+      const after = this.rounds.at(-1).round;
+      this.#did(`round ${after}`, () => this.#revertTo(before));
+      await this.#sayMoved(Number(before), Number(after));
+      await this.showBest();
+    });
+  }
+
+  showBest() {
+    return this.show({ kind: 'best', concept: this.name });
+  }
+
+  showNext() {
+    return this.show({ kind: 'next', concept: this.name });
+  }
+
+  undo() {
+    return this.#inTurn('undoing', async () => {
+      const step = this.steps.at(-1);
+      if (!step) return;
+      await step.undo();
+      this.steps.pop();
+      this.#tools();
+    });
+  }
+
+  #startAndShow(prompt) {
+    return this.#inTurn('starting the concept', async () => {
+      await this.#start(prompt, statements.startFromText(prompt, prompt));
+      $('concept-prompt').value = '';
+      await this.showBest();
+    });
+  }
+
+  async #start(name, statement) {
+    const exists = (await select(statements.concepts())).some(({ concept }) => concept === name);
+    if (!exists) await run(statement);
+    await this.#open(name);
+    await this.list();
+  }
+
+  #choose(name) {
+    return this.#inTurn('opening the concept', async () => {
+      await this.#open(name);
+      if (name) await this.showBest();
+    });
+  }
+
+  async #open(name) {
+    this.name = name;
+    this.steps = [];
+    const before = [...this.marks.keys()];
+    const known = name ? await select(statements.labelled(name)) : [];
+    this.marks = new Map(known.map(({ image_id, positive }) => [image_id, positive === 'true']));
+    for (const id of [...before, ...this.marks.keys()]) this.onMark(id, this.markOf(id));
+    $('moved').hidden = true;
+    await this.#readRounds();
+  }
+
+  async #setMark(id, positive) {
+    if (positive === undefined) {
+      await run(statements.undoLabel(this.name, id));
+      this.marks.delete(id);
+    } else {
+      await run(statements.label(this.name, id, positive));
+      this.marks.set(id, positive);
+    }
+    this.onMark(id, this.markOf(id));
+    this.#tools();
+  }
+
+  async #revertTo(round) {
+    await run(statements.revert(this.name, Number(round)));
+    await this.#readRounds();
+    $('moved').hidden = true;
+    await this.showBest();
+  }
+
+  #goBack(round) {
+    return this.#inTurn(`going back to round ${round}`, async () => {
+      const before = this.rounds.at(-1).round;
+      await this.#revertTo(round);
+      this.#did(`going back to round ${round}`, () => this.#revertTo(before));
+    });
+  }
+
+  async #sayMoved(before, after) {
+    const rows = await select(statements.moved(this.name, before, after, TOP));
+    const button = (what, moved) => {
+      const count = rows.filter((row) => row.moved === moved).length;
+      const made = Object.assign(document.createElement('button'), { type: 'button', textContent: `${count} ${what}`, disabled: !count });
+      made.addEventListener('click', () => this.show({ kind: 'moved', concept: this.name, before, after, moved, top: TOP }));
+      return made;
+    };
+    const said = Object.assign(document.createElement('span'), { className: 'hint', textContent: `Of the ${TOP} best since round ${before}:` });
+    $('moved').replaceChildren(said, button('moved in', 'in'), button('moved out', 'out'));
+    $('moved').hidden = false;
+  }
+
+  #did(what, undo) {
+    this.steps.push({ what, undo });
+    this.#tools();
+  }
+
+  #tools() {
+    const yes = [...this.marks.values()].filter(Boolean).length;
+    $('concept-state').textContent = this.name
+      ? `“${this.name}”, round ${this.rounds.at(-1)?.round}: ${yes} yes, ${this.marks.size - yes} no`
+      : 'Mark pictures yes or no: the search becomes a concept, a classifier that refining improves.';
+    $('concept-tools').hidden = $('save-concept').hidden = !this.name;
+    $('undo').disabled = !this.steps.length;
+    $('undo').title = this.steps.length ? `undo ${this.steps.at(-1).what}` : '';
+    $('concept').value = this.name;
+  }
+
+  async #readRounds() {
+    this.rounds = this.name ? await select(statements.rounds(this.name)) : [];
+    this.#tools();
+    $('rounds').hidden = !this.rounds.length;
+    const cell = (text) => Object.assign(document.createElement('td'), { textContent: text });
+    $('round-rows').replaceChildren(...this.rounds.map((row, place) => {
+      const line = document.createElement('tr');
+      const precision = row.average_precision === null ? '' : Number(row.average_precision).toFixed(3);
+      line.append(cell(row.round), cell(row.method), cell(row.labels), cell(precision), cell(''));
+      if (place < this.rounds.length - 1) {
+        const back = Object.assign(document.createElement('button'), { type: 'button', textContent: 'go back' });
+        back.dataset.round = row.round;
+        back.setAttribute('aria-label', `go back to round ${row.round}`);
+        line.lastChild.append(back);
+      }
+      return line;
+    }));
+    if (this.rounds.length) precisionPlot($('plot-precision'), this.rounds);
+    await this.#drawScores();
+  }
+
+  async #drawScores() {
+    if (!$('distribution').open || !this.rounds.length) return;
+    const round = Number(this.rounds.at(-1).round);
+    const found = await this.work('counting scores', () => select(statements.distribution(this.name, round)));
+    if (!found) return;
+    const counts = Array.from({ length: 20 }, () => 0);
+    for (const { bin, images } of found) counts[Number(bin)] = Number(images);
+    scorePlot($('plot-scores'), counts);
+    const likely = counts.slice(10).reduce((sum, count) => sum + count, 0);
+    $('scores-said').textContent = `Round ${round}: ${plural(likely, 'picture')} with a probability of 0.5 or more, ${
+      plural(counts.reduce((sum, count) => sum + count, 0), 'picture')} in all.`;
+  }
+
+  async #save() {
+    const rows = await this.work('saving', () => selectText(statements.exported(this.name), 'JSONEachRow'));
+    if (!rows) return;
+    const link = document.createElement('a');
+    link.href = URL.createObjectURL(new Blob([rows], { type: 'application/x-ndjson' }));
+    link.download = `${this.name.replace(/[^\p{L}\p{N}]+/gu, '-')}.concept.jsonl`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  }
+
+  async #load() {
+    const [file] = $('concept-file').files;
+    $('concept-file').value = '';
+    if (!file) return;
+    await this.#inTurn('loading the concept', async () => {
+      const rows = await file.text();
+      await run(statements.imported(rows));
+      await this.#open(JSON.parse(rows.split('\n')[0]).concept);
+      await this.list();
+      await this.showBest();
+    });
+  }
+}

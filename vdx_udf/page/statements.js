@@ -1,0 +1,97 @@
+// Every statement that the page sends, in the order in which a person meets them.
+
+import { Sql, sql } from './sql.js';
+
+const SAMPLE = 100_000; // pictures that lists of attributes and their values are taken from
+const NEIGHBOURS = 10;
+const BINS = 20;
+
+export const datasets = () => sql`SELECT dataset, count() AS images FROM images GROUP BY dataset ORDER BY dataset`;
+export const attributes = () => sql`SELECT arrayJoin(mapKeys(attributes)) AS attribute, count() AS images
+FROM (SELECT attributes FROM images LIMIT ${SAMPLE}) GROUP BY attribute ORDER BY attribute`;
+export const attributeValues = (attribute) => sql`SELECT attributes[${attribute}] AS value, count() AS images
+FROM (SELECT attributes FROM images LIMIT ${SAMPLE}) WHERE value != '' GROUP BY value ORDER BY images DESC, value LIMIT 200`;
+
+// Pictures
+
+export const picture = (source) => /^https?:\/\//.test(source)
+  ? sql`SELECT raw_blob FROM url(${source}, RawBLOB)`
+  : sql`SELECT bytes FROM picture(source = ${source})`;
+export const facts = (id) => sql`SELECT source, dataset, caption, toJSONString(attributes) AS attributes, size, model, loaded_at
+FROM images WHERE id = ${BigInt(id)} ORDER BY images.loaded_at DESC LIMIT 1`;
+
+// Searches; a filter is {dataset, attribute, value}
+
+const isSet = (filter) => filter.dataset !== '' || filter.attribute !== '';
+const where = (filter) => sql`dataset = ${filter.dataset}, attribute = ${filter.attribute}, value = ${filter.value}`;
+
+export const searchText = (text, filter, k) => isSet(filter)
+  ? sql`SELECT id, source, dataset, distance FROM search_text_where(query = ${text}, ${where(filter)}, k = ${k})`
+  : sql`SELECT id, source, dataset, distance FROM search_text(query = ${text}, k = ${k})`;
+export const encodedPicture = (base64) => sql`encode_image(base64Decode(${base64}))`;
+const searchVector = (vector, filter, k) => isSet(filter)
+  ? sql`SELECT id, source, dataset, distance FROM search_vector_where(vector = (SELECT ${vector}), ${where(filter)}, k = ${k})`
+  : sql`SELECT id, source, dataset, distance FROM search_vector(vector = (SELECT ${vector}), k = ${k})`;
+export const searchPicture = (base64, filter, k) => searchVector(encodedPicture(base64), filter, k);
+export const searchLike = (id, filter, k) => isSet(filter)
+  ? searchVector(sql`any(vector) FROM images WHERE id = ${BigInt(id)}`, filter, k)
+  : sql`SELECT id, source, dataset, distance FROM search_id(image_id = ${BigInt(id)}, k = ${k})`;
+
+// Concepts
+
+export const concepts = () => sql`SELECT concept, max(round) AS round FROM classifiers GROUP BY concept ORDER BY max(created_at) DESC, concept LIMIT 1000`;
+export const startFromText = (concept, prompt) =>
+  sql`INSERT INTO classifiers SELECT * FROM start_concept(concept = ${concept}, prompt = ${prompt})`;
+export const startFromPicture = (concept, base64) =>
+  sql`INSERT INTO classifiers SELECT * FROM start_concept_from(concept = ${concept}, vector = (SELECT ${encodedPicture(base64)}))`;
+export const startFromImage = (concept, id) => sql`INSERT INTO classifiers
+SELECT * FROM start_concept_from(concept = ${concept}, vector = (SELECT any(vector) FROM images WHERE id = ${BigInt(id)}))`;
+export const labelled = (concept) => sql`SELECT image_id, positive FROM current_labels WHERE concept = ${concept}`;
+export const label = (concept, id, positive) =>
+  sql`INSERT INTO labels (concept, image_id, positive) SELECT ${concept}, ${BigInt(id)}, ${positive}`;
+export const undoLabel = (concept, id) =>
+  sql`INSERT INTO labels SELECT * FROM undo_label(concept = ${concept}, image_id = ${BigInt(id)})`;
+export const refine = (concept) => sql`INSERT INTO classifiers SELECT * FROM refine(concept = ${concept})`;
+export const revert = (concept, round) =>
+  sql`INSERT INTO classifiers SELECT * FROM revert(concept = ${concept}, to_round = ${round})`;
+export const rounds = (concept) => sql`SELECT round, method, labels, average_precision, text_average_precision
+FROM classifiers WHERE concept = ${concept} ORDER BY round, created_at`;
+export const moved = (concept, before, after, k) => sql`SELECT id, source, dataset, moved, probability_before, probability_after
+FROM compare_rounds(concept = ${concept}, before = ${before}, after = ${after}, k = ${k})`;
+export const best = (concept, filter, k) =>
+  sql`SELECT id, source, dataset, probability FROM best_scores(concept = ${concept}, ${where(filter)}, k = ${k})`;
+export const nextToLabel = (concept, k) =>
+  sql`SELECT id, source, dataset, probability, reason FROM next_to_label(concept = ${concept}, k = ${k})`;
+export const distribution = (concept, round) => sql`SELECT least(floor(probability * ${BINS}), ${BINS - 1}) AS bin, count() AS images
+FROM scores_at(concept = ${concept}, round = ${round}) GROUP BY bin ORDER BY bin`;
+export const exported = (concept) => sql`SELECT * FROM portable_concepts WHERE concept = ${concept}`;
+/** `rows` are those of `exported` in JSONEachRow. */
+export const imported = (rows) => new Sql(`INSERT INTO concept_inbox FORMAT JSONEachRow\n${rows}`);
+
+// Zero-shot labels
+
+export const templates = () => sql`SELECT template_set, template FROM prompt_templates ORDER BY template_set, template`;
+export const dropTemplates = (set) => sql`DELETE FROM prompt_templates WHERE template_set = ${set}`;
+export const addTemplates = (set, list) => sql`INSERT INTO prompt_templates SELECT ${set}, arrayJoin(${list})`;
+export const coverage = (labels, set) =>
+  sql`SELECT label, images, mean_probability, unsure FROM label_coverage(labels = ${labels}, template_set = ${set})`;
+export const withLabel = (labels, set, label, filter, k) => sql`SELECT id, source, dataset, label, probability
+FROM zero_shot(labels = ${labels}, template_set = ${set})
+WHERE label = ${label}${only(filter)} ORDER BY probability DESC, id LIMIT ${k}`;
+const only = ({ dataset, attribute, value }) => sql`${dataset ? sql` AND dataset = ${dataset}` : sql``}${
+  attribute ? sql` AND id IN (SELECT id FROM images WHERE attributes[${attribute}] = ${value})` : sql``}`;
+
+// Curation, over one data set or all of them ('')
+
+export const findDuplicates = (dataset, least) =>
+  sql`INSERT INTO near_pairs SELECT * FROM near_duplicates(dataset = ${dataset}, least = ${least})`;
+export const duplicates = (dataset, least, k) => sql`SELECT group_id, id, source, size, keep
+FROM near_duplicate_groups(dataset = ${dataset}, least = ${least}) ORDER BY group_id, keep DESC, id LIMIT ${k}`;
+export const neighboursKnown = (dataset) => sql`SELECT count() AS missing FROM images
+WHERE (${dataset} = '' OR dataset = ${dataset}) AND id NOT IN (SELECT id FROM neighbours WHERE dataset = ${dataset})`;
+export const findNeighbours = (dataset) =>
+  sql`INSERT INTO neighbours SELECT * FROM nearest_neighbours(dataset = ${dataset}, k = ${NEIGHBOURS})`;
+export const mistakes = (dataset, attribute, k) => sql`SELECT id, source, given, suggested, suspicion
+FROM likely_mistakes(dataset = ${dataset}, attribute = ${attribute}) WHERE suspicion > 0.5 ORDER BY suspicion DESC, id LIMIT ${k}`;
+export const outliers = (dataset, order, k) => sql`SELECT id, source, uniqueness, representativeness
+FROM uniqueness(dataset = ${dataset}) ORDER BY ${new Sql(order)} DESC, id LIMIT ${k}`;
