@@ -144,7 +144,7 @@ def test_limits_are_the_settings():
         assert limit in flat, limit
 
 
-@pytest.mark.parametrize("name", ["speed", "laion", "refinement", "torture"])
+@pytest.mark.parametrize("name", ["speed", "laion", "refinement", "torture", "explorer"])
 def test_the_tables_are_the_benchmarks(name):
     assert (ROOT / "tests" / "benchmarks" / "results" / f"{name}.md").read_text() in README
 

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from vdx_udf import __version__, native
+from vdx_udf import __version__, native, settings
+from vdx_udf import encoder as encoder_module
 from vdx_udf.encoder import IMAGE, EncodeError, Encoder
 from vdx_udf.fair_pool import FairPool
 from vdx_udf.image import ImageSource
@@ -212,6 +213,32 @@ def test_work_that_raises_costs_its_pool_no_thread():
     pool.submit(1, lambda: 1 / 0)
     pool.submit(2, done.set)
     assert done.wait(10)
+
+
+@pytest.mark.parametrize("step", ["digest", "decoders", "readers"])
+def test_memory_that_ends_between_two_steps_costs_its_row_and_hangs_none(clip, tmp_path, monkeypatch, step):
+    """Each step of a picture's way raises once; the same picture is then asked for again."""
+    path = tmp_path / "a.png"
+    draw(sample_picture(np.random.default_rng(8))).save(path)
+    encoder = Encoder(clip, ImageSource((tmp_path,))).start()
+    owner, name = (encoder_module, "_digest") if step == "digest" else (getattr(encoder, f"_{step}"), "submit")
+    plain, failures = getattr(owner, name), iter([MemoryError()])
+
+    def failing(*arguments):
+        if error := next(failures, None):
+            raise error
+        return plain(*arguments)
+
+    monkeypatch.setattr(owner, name, failing)
+    if step == "readers":  # the connection's own thread: the connection ends, others go on
+        with pytest.raises(MemoryError):
+            encoder.submit_images("a", [str(path).encode()])
+    else:
+        assert encoder.submit_images("a", [str(path).encode()]).outcomes() == ["no memory is left for it"]
+    (vector,) = encoder.submit_images("b", [str(path).encode()]).outcomes()
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-3)
+    for _ in range(settings.READ_AHEAD + 1):  # none of the places to read ahead was lost
+        assert isinstance(encoder.submit_images("c", [str(path).encode()]).outcomes()[0], np.ndarray)
 
 
 def test_the_same_content_under_other_names_is_encoded_once(clip, tmp_path):

@@ -181,31 +181,42 @@ class Encoder:
         row_of = [place.setdefault(value, len(place)) for value in values]
         identities = [identity(value) for value in place]
         ticket = Ticket([], row_of)
-        fresh = []
-        with self._wake:
-            for value, known_by in zip(place, identities, strict=True):
-                key = None if known_by is None else (kind, known_by)
-                if (vector := _recall(self._cache, key)) is not None:
-                    entry = Entry(key, None, vector)
-                elif (entry := self._in_flight.get(key)) is None:
-                    entry = Entry(key, value)
-                    fresh.append(entry)
-                    if key is not None:
-                        self._in_flight[key] = entry
-                ticket.entries.append(entry)
-                if entry.value is None:
-                    entry.tickets.append(ticket)
-                    ticket.pending += 1
-            self.counters.add(kind, rows=len(values), cache_hits=len(values) - len(fresh))
-            if ticket.pending == 0:
-                ticket.finish()
-        if kind == TEXT:
-            self._tokenize(client, fresh)
-        else:
-            for entry in fresh:
-                pool, work = (self._decoders, self._decode) if entry.key else (self._readers, self._read)
-                pool.submit(client, partial(work, client, entry))
+        fresh: list[Entry] = []
+        try:
+            with self._wake:
+                for value, known_by in zip(place, identities, strict=True):
+                    key = None if known_by is None else (kind, known_by)
+                    if (vector := _recall(self._cache, key)) is not None:
+                        entry = Entry(key, None, vector)
+                    elif (entry := self._in_flight.get(key)) is None:
+                        entry = Entry(key, value)
+                        fresh.append(entry)
+                        if key is not None:
+                            self._in_flight[key] = entry
+                    ticket.entries.append(entry)
+                    if entry.value is None:
+                        entry.tickets.append(ticket)
+                        ticket.pending += 1
+                self.counters.add(kind, rows=len(values), cache_hits=len(values) - len(fresh))
+                if ticket.pending == 0:
+                    ticket.finish()
+            if kind == TEXT:
+                self._tokenize(client, fresh)
+            else:
+                for entry in fresh:
+                    pool, work = (self._decoders, self._decode) if entry.key else (self._readers, self._read)
+                    pool.submit(client, partial(self._attempt, work, client, entry))
+        except Exception as error:  # memory may end anywhere; others may already wait for these entries
+            self._deliver([(entry, _picture_error(error)) for entry in fresh])
+            raise
         return ticket
+
+    def _attempt(self, work: Callable[[Hashable, Entry], None], client: Hashable, entry: Entry) -> None:
+        """Does a thread's work for an entry; whatever goes wrong becomes its outcome, or its query would wait for ever."""
+        try:
+            work(client, entry)
+        except Exception as error:
+            self._deliver([(entry, _picture_error(error))])
 
     def _enqueue(self, client: Hashable, kind: str, entries: list[Entry]) -> None:
         now = time.monotonic()
@@ -233,25 +244,24 @@ class Encoder:
         if not entry.is_wanted():
             return
         self._read_ahead.acquire()  # until it is decoded: a bound on the files in memory, however many are asked for
+        is_handed_on = False
         try:
             content = self.source.read(entry.payload)
-        except Exception as error:
-            self._read_ahead.release()
-            self._deliver([(entry, _picture_error(error))])
-            return
-        key = (IMAGE, _digest(content))
-        with self._wake:
-            vector, other = _recall(self._cache, key), self._in_flight.get(key)
-            if vector is None and other is None:
-                entry.key, entry.payload = key, content
-                self._in_flight[key] = entry
-            elif vector is None:
-                other.followers.append(entry)
-            self.counters.add(IMAGE, cache_hits=entry.key is None)
-        if entry.key:
-            self._decoders.submit(client, partial(self._decode_read, client, entry))
-            return
-        self._read_ahead.release()
+            key = (IMAGE, _digest(content))
+            with self._wake:
+                vector, other = _recall(self._cache, key), self._in_flight.get(key)
+                if vector is None and other is None:
+                    entry.key, entry.payload = key, content
+                    self._in_flight[key] = entry
+                elif vector is None:
+                    other.followers.append(entry)
+                self.counters.add(IMAGE, cache_hits=entry.key is None)
+            if entry.key:
+                self._decoders.submit(client, partial(self._attempt, self._decode_read, client, entry))
+                is_handed_on = True
+        finally:
+            if not is_handed_on:
+                self._read_ahead.release()
         if vector is not None:
             self._deliver([(entry, vector)])
 
@@ -264,15 +274,11 @@ class Encoder:
     def _decode(self, client: Hashable, entry: Entry) -> None:
         if self._forget_unwanted(entry):
             return
-        try:
-            picture = opened(entry.payload, self._jpeg_side)
-            is_large = picture.width * picture.height > settings.LARGE_PIXELS
-            with self._large if is_large else nullcontext():
-                entry.payload = self.model.pixels(decoded(picture))
-        except Exception as error:  # a picture can break its decoder in any way; it costs its own row only
-            self._deliver([(entry, _picture_error(error))])
-        else:
-            self._enqueue(client, IMAGE, [entry])
+        picture = opened(entry.payload, self._jpeg_side)  # a picture can break its decoder in any way: see _attempt
+        is_large = picture.width * picture.height > settings.LARGE_PIXELS
+        with self._large if is_large else nullcontext():
+            entry.payload = self.model.pixels(decoded(picture))
+        self._enqueue(client, IMAGE, [entry])
 
     def _forget_unwanted(self, entry: Entry) -> bool:
         """Whether nobody waits for this entry any more; then nobody can join it either."""
@@ -300,7 +306,7 @@ class Encoder:
             share = max(1, room // (len(queues) + 1))
             while queue and share > 0:
                 entry = queue.popleft()
-                if self._forget_unwanted(entry):
+                if entry.value is not None or self._forget_unwanted(entry):
                     continue
                 batch.append(entry)
                 cost = len(entry.payload) if kind == TEXT else 1
@@ -354,6 +360,8 @@ class Encoder:
                 if entry.key is not None and not isinstance(value, EncodeError):
                     _remember(self._cache, entry.key, value, self._cache_entries)
                 for each in (entry, *entry.followers):
+                    if each.value is not None:  # an error came first
+                        continue
                     each.value, each.payload = value, None
                     for ticket in each.tickets:
                         ticket.pending -= 1

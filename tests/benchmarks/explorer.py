@@ -1,7 +1,7 @@
 """`make bench-explorer`: how long the explorer page takes, measured in a browser, over the demo's pictures.
 
 From the key press to the first pictures on the screen, for texts that were never asked before; and the time between frames
-while 10,000 pictures scroll past. Writes results/explorer.json and explorer.md; QUICK=1: 2,000 pictures only.
+while 10,000 pictures scroll past. Writes results/explorer.json, explorer.md and a screenshot; QUICK=1: 2,000 pictures only.
 """
 
 import json
@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.benchmarks.run import QUICK, RESULTS, _machine
-from tests.browser import opened, started
+from tests.browser import opened, started, until
 from tests.conftest import served
+from vdx_udf.demo import CONCEPT
 
 PICTURES = 2_000 if QUICK else 25_000
 QUERIES = 40
@@ -79,6 +80,11 @@ def main() -> None:
             page.select_option("#count", "10000")
             page.wait_for_timeout(3_000)
             found["frame while scrolling"] = page.evaluate(SCROLL)
+            page.select_option("#count", "100")
+            page.select_option("#concept", CONCEPT)
+            until(page, f"document.querySelector('#said').textContent.includes('best of “{CONCEPT}”')")
+            page.wait_for_timeout(2_000)
+            picture = page.screenshot()
     result = {
         "machine": _machine(),
         "pictures": PICTURES,
@@ -94,6 +100,7 @@ def main() -> None:
     if not QUICK:
         (RESULTS / "explorer.json").write_text(json.dumps(result, indent=1) + "\n")
         (RESULTS / "explorer.md").write_text(text)
+        (RESULTS / "explorer.png").write_bytes(picture)
 
 
 if __name__ == "__main__":

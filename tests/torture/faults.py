@@ -285,7 +285,9 @@ def timed_out(rig: Rig) -> None:
 
 @fault("query cancelled in a block", busy=True, quick=True)
 def cancelled(rig: Rig) -> None:
-    rig.connect().command("KILL QUERY WHERE query LIKE '%torture%' AND query NOT LIKE '%KILL%' ASYNC")
+    kill = "KILL QUERY WHERE query LIKE '%torture%' AND query NOT LIKE '%KILL%' ASYNC"
+    ended = rig.connect().raw_query(kill, fmt="JSONEachRow").decode()
+    rig.questions.killed.update(json.loads(line)["query"] for line in ended.splitlines())
 
 
 @fault("LIMIT that stops early", may_fail=False, quick=True, rows=50)

@@ -33,6 +33,7 @@ class Row:
     lost_rows: int = 0
     failed_with_a_sentence: int = 0
     failed_otherwise: int = 0
+    cut_short: int = 0
     recovered_within: float = 0.0
     sentences: Counter = field(default_factory=Counter)
     unclear: Counter = field(default_factory=Counter)
@@ -41,6 +42,7 @@ class Row:
         self.queries += 1
         self.wrong_rows += outcome.wrong
         self.lost_rows += outcome.lost
+        self.cut_short += outcome.cut_short
         if outcome.error:
             clear = may_fail and outcome.has_sentence
             self.failed_with_a_sentence += clear
