@@ -190,8 +190,8 @@ def test_statements_end_at_semicolons_that_are_code(text, statements):
 @pytest.mark.parametrize("what", ["sql", "grid"])
 def test_a_terminal_that_shows_pictures_gets_them(prefix, drawn, what, tmp_path):
     folder, _ = drawn
-    query = f"SELECT '{folder}/0000.png' AS source, 0.25 AS distance UNION ALL SELECT '/no/such.png', 0.5"
-    arguments = ["sql", "--prefix", prefix, "-q", query + " ORDER BY distance"]
+    rows = f"SELECT '{folder}/0000.png' AS source, 0.25 AS distance UNION ALL SELECT '/no/such.png', 0.5"
+    arguments = ["sql", "--prefix", prefix, "-q", f"SELECT * FROM ({rows}) ORDER BY distance"]
     if what == "grid":
         arguments = ["grid", "--prefix", prefix, "-q", f"SELECT '{folder}/0000.png'", "-o", tmp_path / "grid.png"]
     terminal = Terminal(*arguments, TERM="xterm-256color")

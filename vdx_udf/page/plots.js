@@ -4,16 +4,20 @@ const HEIGHT = 170;
 
 function draw(element, options, data) {
   element.replaceChildren();
-  const style = getComputedStyle(document.body);
-  const axis = { stroke: style.color, grid: { stroke: style.getPropertyValue('--line') }, font: '12px system-ui', size: 44 };
+  const axis = { stroke: colour('--text'), grid: { stroke: colour('--line') }, ticks: { stroke: colour('--line') }, font: '12px system-ui', size: 44 };
   const { x, y, series, ...rest } = options;
   const width = element.clientWidth - 4;
   return new uPlot({ width, height: HEIGHT, legend: { show: false }, axes: [{ ...axis, size: 30, ...x }, { ...axis, ...y }],
     series: [{}, ...series.map((one) => ({ points: { show: true }, width: 2, ...one }))], ...rest }, data, element);
 }
 
+/** A colour of style.css as a canvas understands it. */
 function colour(name) {
-  return getComputedStyle(document.body).getPropertyValue(name);
+  const probe = document.body.appendChild(document.createElement('span'));
+  probe.style.color = `var(${name})`;
+  const { color } = getComputedStyle(probe);
+  probe.remove();
+  return color;
 }
 
 /** `rounds` are rows of classifiers: their average precision, and the text vector's over the same pictures dashed. */
