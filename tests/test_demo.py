@@ -9,7 +9,7 @@ from tests.conftest import vdx
 
 
 def test_the_demo_shows_what_it_promises(tmp_path):
-    done = vdx("demo", "--output", tmp_path / "out", "--pictures", "900")
+    done = vdx("demo", "--output", tmp_path / "out", "--quick")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert set(report) == {
         "text_precision_at_10",

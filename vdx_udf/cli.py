@@ -312,8 +312,9 @@ def up(port: int, data: Path | None) -> None:
 @main.command()
 @click.option("--output", type=PATH, default=Path("demo-output"), show_default=True)
 @click.option("--pictures", default=4000, show_default=True, help="How many pictures to draw and load.")
-def demo(output: Path, pictures: int) -> None:
+@click.option("--quick", is_flag=True, help="900 pictures.")
+def demo(output: Path, pictures: int, quick: bool) -> None:
     """The main job on the embedded engine, offline: load, search, label, refine; with pictures of every step."""
     from vdx_udf.demo import run
 
-    run(output, pictures)
+    run(output, 900 if quick else pictures)

@@ -103,10 +103,13 @@ export class Grid {
     this.#dress(cell, row);
     this.list.append(cell);
     this.cells.set(place, cell);
-    load(row.source, () => cell.isConnected).then(
-      (url) => url && thumb.replaceChildren(Object.assign(new Image(), { src: url, alt: '', decoding: 'async' })),
-      (error) => { thumb.textContent = `${nameOf(row.source)}: ${error.sentence ?? error.message}`.slice(0, 200); },
-    );
+    const refuse = (why) => { thumb.textContent = `${nameOf(row.source)}: ${why}`.slice(0, 200); };
+    load(row.source, () => cell.isConnected).then((url) => {
+      if (!url) return;
+      const picture = Object.assign(new Image(), { src: url, alt: '', decoding: 'async' });
+      picture.addEventListener('error', () => refuse('no format that this browser shows'));
+      thumb.replaceChildren(picture);
+    }, (error) => refuse(error.sentence ?? error.message));
     return cell;
   }
 
