@@ -4,7 +4,7 @@ const HEIGHT = 170;
 
 function draw(element, options, data) {
   element.replaceChildren();
-  const axis = { stroke: colour('--text'), grid: { stroke: colour('--line') }, ticks: { stroke: colour('--line') }, font: '12px system-ui', size: 44 };
+  const axis = { stroke: colour('--text'), grid: { stroke: colour('--line'), width: 1 }, ticks: { stroke: colour('--line'), width: 1 }, font: '12px system-ui', size: 44 };
   const { x, y, series, ...rest } = options;
   const width = element.clientWidth - 4;
   return new uPlot({ width, height: HEIGHT, legend: { show: false }, axes: [{ ...axis, size: 30, ...x }, { ...axis, ...y }],
