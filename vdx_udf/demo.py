@@ -92,7 +92,9 @@ def run(output: Path, pictures: int) -> dict[str, Any]:
     demo.step("Done")
     shown = {key: value for key, value in demo.report.items() if key != "pictures"}
     click.echo(json.dumps(shown, indent=1))
-    click.echo(f"report: {path}\ntry: vdx sql -q \"SELECT * FROM search_text(query = 'a red circle', k = 9)\"")
+    click.echo(f"report: {path}")
+    click.echo(f"try: vdx up --data {demo.layout.state}, and open http://127.0.0.1:8123/explorer/")
+    click.echo(f"or:  vdx sql --prefix {demo.layout.state} -q \"SELECT * FROM search_text(query = 'a red circle', k = 9)\"")
     return demo.report
 
 
