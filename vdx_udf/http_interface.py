@@ -1,8 +1,8 @@
 """ClickHouse's HTTP interface over the embedded engine, as far as its clients use it.
 
-Every request gets an engine handle of its own, which costs 0.3 ms while another is open, a session keeps one: no settings,
-database or temporary table of one reaches another. Unlike a server it has no users, refuses `compress` and `decompress` (ClickHouse's own frames)
-and external tables, and only gives query_id back.
+Every request gets an engine handle of its own, which costs 0.3 ms while another is open, a session keeps one: no
+settings, database or temporary table of one reaches another. Unlike a server it has no users, refuses `compress` and
+`decompress` (ClickHouse's own frames) and external tables, and only gives query_id back.
 """
 
 import json
