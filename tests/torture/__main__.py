@@ -97,8 +97,8 @@ def table(found: dict) -> str:
     memory = load["service_megabytes"]
     lines += [
         "",
-        f"Of the queries that KILL QUERY ended the embedded engine answered {sum(line['cut_short'] for line in found['faults'])} with no"
-        " rows, or with all of them twice, and without an error. It does so with queries that call no function of this bundle, too.",
+        "Queries that KILL QUERY ended and the embedded engine then answered with no rows, or with all of them twice, and without an"
+        f" error, as it does with some that call no function of this bundle: {sum(line['cut_short'] for line in found['faults'])}.",
         "",
         f"Load: {load['threads']} queries at a time of all functions for {load['minutes']:g} minutes, one in five of 500 rows: "
         f"{load['queries']} queries ({load['queries_per_second']} a second), {load['wrong_rows']} wrong and {load['lost_rows']} lost rows,"
