@@ -346,7 +346,7 @@ WITH
             groupArrayIf(vector, is_new) AS vectors,
             groupArrayIf((source, dataset, distance), is_new) AS known,
             groupArrayIf(vector, NOT is_new) AS judged_vectors,
-            groupArrayIf(id, is_random) AS random_ids,
+            arraySort(groupArrayIf(id, is_random)) AS random_ids, -- or threads would decide which of them are taken
             arraySort((one, distance) -> distance, groupArrayIf(id, is_near), groupArrayIf(distance, is_near)) AS near_ids,
             arraySort((one, logit) -> logit, groupArrayIf(id, is_near), groupArrayIf(abs(current.2 * (1 - distance) + current.3), is_near))
                 AS uncertain_ids,

@@ -359,6 +359,9 @@ def test_a_server_with_users_is_signed_in_to(page):
 
 
 def test_every_statement_is_shown_copied_and_means_the_same_in_the_shell(browser, server, demo):
+    ask(
+        server, "INSERT INTO neighbours SELECT * FROM nearest_neighbours(dataset = '', k = 10)"
+    )  # or the page would, in between
     answers = {}
     with opened(browser, server, permissions=["clipboard-read", "clipboard-write"]) as page:
 
