@@ -46,7 +46,7 @@ export const startFromPicture = (concept, base64) =>
   sql`INSERT INTO classifiers SELECT * FROM start_concept_from(concept = ${concept}, vector = (SELECT ${encodedPicture(base64)}))`;
 export const startFromImage = (concept, id) => sql`INSERT INTO classifiers
 SELECT * FROM start_concept_from(concept = ${concept}, vector = (SELECT any(vector) FROM images WHERE id = ${BigInt(id)}))`;
-export const labelled = (concept) => sql`SELECT image_id, positive FROM current_labels WHERE concept = ${concept}`;
+export const labelled = (concept) => sql`SELECT image_id, positive FROM current_labels WHERE concept = ${concept} ORDER BY image_id`;
 export const label = (concept, id, positive) =>
   sql`INSERT INTO labels (concept, image_id, positive) SELECT ${concept}, ${BigInt(id)}, ${positive}`;
 export const undoLabel = (concept, id) =>
