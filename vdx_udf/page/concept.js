@@ -216,10 +216,10 @@ export class Concept {
     const round = Number(this.rounds.at(-1).round);
     const found = await this.work('counting scores', () => select(statements.distribution(this.name, round)));
     if (!found) return;
-    const counts = Array.from({ length: 20 }, () => 0);
+    const counts = Array.from({ length: statements.BINS }, () => 0);
     for (const { bin, images } of found) counts[Number(bin)] = Number(images);
     scorePlot($('plot-scores'), counts);
-    const likely = counts.slice(10).reduce((sum, count) => sum + count, 0);
+    const likely = counts.slice(statements.BINS / 2).reduce((sum, count) => sum + count, 0);
     $('scores-said').textContent = `Round ${round}: ${plural(likely, 'picture')} with a probability of 0.5 or more, ${
       plural(counts.reduce((sum, count) => sum + count, 0), 'picture')} in all.`;
   }

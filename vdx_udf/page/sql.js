@@ -49,7 +49,7 @@ async function send(text, { signal, isPicture = false } = {}) {
   log.dispatchEvent(new CustomEvent('sent', { detail: entry }));
   const began = performance.now();
   try {
-    return [await fetchText(text, signal, isPicture), entry];
+    return [await fetchAnswer(text, signal, isPicture), entry];
   } catch (error) {
     entry.error = error.sentence ?? error.message;
     throw error;
@@ -59,7 +59,7 @@ async function send(text, { signal, isPicture = false } = {}) {
   }
 }
 
-async function fetchText(text, signal, isPicture) {
+async function fetchAnswer(text, signal, isPicture) {
   const parameters = new URLSearchParams({ default_format: 'JSONCompactStrings' }); // 64-bit ids are no JavaScript numbers
   if (database) parameters.set('database', database);
   if (text.length > PARSED) parameters.set('max_query_size', String(4 * text.length));
@@ -87,13 +87,13 @@ export async function select(statement, options) {
 }
 
 /** Runs a statement that has no answer. Raises SqlError. */
-export async function run(statement, options) {
-  await send(statement.text, options);
+export async function run(statement) {
+  await send(statement.text);
 }
 
 /** The one value of a SELECT in format RawBLOB, as a Blob. Raises SqlError. */
-export async function selectBlob(statement, options) {
-  const [blob] = await send(`${statement.text} FORMAT RawBLOB`, { ...options, isPicture: true });
+export async function selectBlob(statement) {
+  const [blob] = await send(`${statement.text} FORMAT RawBLOB`, { isPicture: true });
   return blob;
 }
 

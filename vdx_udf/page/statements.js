@@ -4,7 +4,7 @@ import { Sql, sql } from './sql.js';
 
 const SAMPLE = 100_000; // pictures that lists of attributes and their values are taken from
 const NEIGHBOURS = 10;
-const BINS = 20;
+export const BINS = 20; // of the distribution of scores
 
 export const datasets = () => sql`SELECT dataset, count() AS images FROM images GROUP BY dataset ORDER BY dataset`;
 export const attributes = () => sql`SELECT arrayJoin(mapKeys(attributes)) AS attribute, count() AS images
