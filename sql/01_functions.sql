@@ -2,7 +2,7 @@
 
 -- encoder_info(): the encoder's model, dimension, precision, counters and last error.
 -- Example: SELECT encoder_info()['dimension']
-CREATE OR REPLACE FUNCTION encoder_info AS () -> vdx_encoder_info('');
+CREATE OR REPLACE FUNCTION encoder_info AS () -> vdx_encoder_info('now');
 
 -- vdx_pictures(path): a folder as the glob of all picture files below it; anything else, a glob among them, as it is.
 -- Example: SELECT vdx_pictures('/pictures')

@@ -90,7 +90,7 @@ WITH
     -- The zero byte says that a short text is a broken picture's content, not a path; no picture format minds it.
     multiIf(empty(bytes), source, length(bytes) <= 4096 AND isValidUTF8(bytes), bytes || '\0', bytes) AS picture,
     -- The inner if() keeps a known picture from the encoder: the outer one alone may compute both sides for every row.
-    if(empty(twin), try_encode_image(if(empty(twin), picture, '')), (twin, '')) AS found,
+    if(empty(twin), try_encode_image(if(empty(twin), picture, '\0')), (twin, '')) AS found,
     notEmpty(twin) OR (dataset, source) NOT IN (
         SELECT min((dataset, source)) FROM inbox GROUP BY vdx_content_hash(source, bytes)) AS is_copy
 SELECT

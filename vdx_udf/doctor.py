@@ -32,7 +32,7 @@ def examine(client: Any) -> Iterator[Check]:
     if not functions.good:
         return
     try:
-        info = client.query("SELECT vdx_encoder_info('')").result_rows[0][0]
+        info = client.query("SELECT vdx_encoder_info('now')").result_rows[0][0]
     except ClickHouseError as error:
         yield Check("encoder", False, readable(error), "read the log that the message names; start it by hand with `vdx serve`")
         return

@@ -8,9 +8,15 @@ Values in Python, and on the wire:
   Array(T)             Ragged(offsets, values of T)     running ends as UInt64, then all the values
   Tuple(...)           tuple of columns                 one column after the other
   Map(K, V)            Ragged(offsets, (keys, values))  as Array(Tuple(K, V))
+
+ClickHouse writes to executable functions, too, in the form that an HTTP client asks for by its client_protocol_version,
+and reads their answers in the plain one (src/Formats/NativeWriter.cpp, src/Processors/Formats/Impl/NativeFormat.cpp).
+clickhouse-connect names 54405: a BlockInfo stands before each block. clickhouse-go over HTTP names more than 54453: before the
+values of each column stands a flag, zero, too.
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +26,13 @@ RECEIVE = 1 << 18  # bytes asked of the stream at a time,
 RECEIVE_MOST = 1 << 22  # and within a large value; a length that is a lie costs no more memory than this
 MAX_NAME = 4_096  # bytes of a column's name or type
 MAX_STRING = 1 << 30  # longer lengths are taken for a broken stream rather than waited for
+MAX_ELEMENTS = 1 << 40  # of an array column, likewise
 _SMALL = [bytes([n]) for n in range(128)]
+_INFO = b"\x01\x00\x02\xff\xff\xff\xff"  # BlockInfo: no overflow row, no bucket; then a zero, or from 54480 on a third field
+_FLAG = b"\x00"  # a column without a serialization of its own
+# How long to look whether a block goes on: see _flag. ClickHouse writes a block at once, so what belongs to it is there
+# within milliseconds.
+SETTLE_SECONDS = 2.0
 
 
 class NativeError(ValueError):
@@ -56,16 +68,41 @@ class Ragged:
 
 
 class Stream:
-    """Bytes as they arrive. `read(n)` blocks until it has some, up to n, and returns b"" at the end."""
+    """Bytes as they arrive. `read(n)` blocks until it has some, up to n, and returns b"" at the end; `wait(seconds)` says
+    whether some arrive in that time.
+    """
 
-    def __init__(self, read: Callable[[int], bytes]):
-        self._read = read
+    def __init__(self, read: Callable[[int], bytes], wait: Callable[[float], bool] = lambda seconds: True):
+        self._source, self._wait = read, wait
         self._buffer = b""
         self._at = 0
+        self._later: deque[bytes] = deque()  # what a look ahead has read beyond the buffer
+        self.flag = b""  # before the values of each column of the block that is being read
+
+    def ahead(self) -> "Stream":
+        """A stream over the bytes to come that takes none of them from this one."""
+        self._buffer, self._at = b"".join([self._buffer[self._at :], *self._later]), 0
+        self._later.clear()
+
+        def read(size: int) -> bytes:
+            received = self._source(size)
+            self._later.extend([received] if received else [])
+            return received
+
+        ahead = Stream(read, self._wait)
+        ahead._buffer = self._buffer
+        return ahead
+
+    def _read(self, size: int) -> bytes:
+        return self._later.popleft() if self._later else self._source(size)
 
     def at_end(self) -> bool:
         """Whether the stream ended here; waits for the next byte to know."""
         return self._at == len(self._buffer) and not self._more()
+
+    def at_end_within(self, seconds: float) -> bool:
+        """Whether nothing more arrives in this time."""
+        return self._at == len(self._buffer) and not (self._wait(seconds) and self._more())
 
     def _more(self) -> bool:
         received = self._read(RECEIVE)
@@ -94,7 +131,7 @@ class Stream:
     def skip(self, expected: bytes) -> bool:
         """Whether the next bytes are `expected`; if so they are taken."""
         while len(self._buffer) - self._at < len(expected):
-            if not self._more():
+            if not expected.startswith(self._buffer[self._at :]) or not self._more():
                 return False
         found = self._buffer.startswith(expected, self._at)
         self._at += len(expected) if found else 0
@@ -205,6 +242,8 @@ class Array:
         ends = np.frombuffer(stream.take(rows * 8), "<u8")
         if rows > 1 and (ends[1:] < ends[:-1]).any():
             raise NativeError(f"the ends of an {self.name} column run backwards: this is not Native format")
+        if rows and ends[-1] > MAX_ELEMENTS:
+            raise NativeError(f"an {self.name} column of {ends[-1]} elements: this is not Native format")
         return ends
 
     def read_rows(self, stream: Stream, rows: int) -> Iterator[tuple]:
@@ -312,9 +351,46 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def read_header(stream: Stream) -> tuple[int, int] | None:
-    """Number of columns and of rows of the next block; None where the stream ends before one."""
-    return None if stream.at_end() else (stream.varint(), stream.varint())
+def read_header(stream: Stream, arguments: Sequence[tuple[str, str]]) -> tuple[int, int] | None:
+    """Number of columns and of rows of the next block, of columns of these names and types; None where the stream ends before.
+
+    Raises NativeError for a client_protocol_version that is not supported.
+    """
+    if stream.at_end():
+        return None
+    stream.flag = b""
+    has_info = stream.skip(_INFO)
+    if has_info and stream.take(1) != b"\x00":
+        raise NativeError(
+            "this query came over HTTP with a client_protocol_version of 54480 or more, which executable functions do not"
+            " support: let the client ask for 54405, or use the native protocol"
+        )
+    columns, rows = stream.varint(), stream.varint()
+    if has_info and columns == len(arguments) and rows:
+        stream.flag = _flag(stream.ahead(), rows, [(name.encode(), parse_type(kind)) for name, kind in arguments])
+    return columns, rows
+
+
+def _flag(ahead: Stream, rows: int, arguments: list[tuple[bytes, Any]]) -> bytes:
+    """What stands before the values of each column: a flag or nothing. The block does not say; a flag may be a value as well.
+
+    Where the first byte is a zero it is taken for a flag, and the next column's head must follow where it then should. (The
+    other way round array lengths would come out too large, and bytes be waited for that never come.) A block of one column of
+    strings has one string more with the flag than without, and nothing follows it.
+    """
+    kind = arguments[0][1]
+    read_column_header(ahead, kind)
+    if ahead.take(1) != _FLAG:
+        return b""
+    if len(arguments) > 1:
+        try:
+            kind.read(ahead, rows)
+        except NativeError:
+            return b""
+        head = b"".join(varint(len(text)) + text for text in (arguments[1][0], arguments[1][1].name.encode()))
+        return _FLAG if ahead.skip(head) else b""
+    kind.read(ahead, rows - 1)  # the zero may have been an empty string
+    return b"" if ahead.at_end_within(SETTLE_SECONDS) or ahead.skip(_INFO) else _FLAG
 
 
 def read_column_header(stream: Stream, expected: Any) -> str:
@@ -323,12 +399,14 @@ def read_column_header(stream: Stream, expected: Any) -> str:
     found = stream.string(MAX_NAME).decode("utf-8", "replace")
     if found != expected.name and parse_type(found).name != expected.name:
         raise NativeError(f"column {name[:80]!r} is {found[:80]}, not {expected.name}: convert it with CAST")
+    if stream.take(len(stream.flag)) != stream.flag:
+        raise NativeError(f"column {name[:80]!r} comes in a serialization of its own: call the function on materialize(...)")
     return name
 
 
 def read_block(stream: Stream, types: list) -> list | None:
     """The next block's columns, which must have these types; None where the stream ends before one."""
-    header = read_header(stream)
+    header = read_header(stream, [("", kind.name) for kind in types])
     if header is None:
         return None
     columns, rows = header

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import queue
+import select
 import signal
 import socket
 import struct
@@ -152,7 +153,7 @@ class Conversation:
         self._blocks_read = self._blocks_answered = 0
 
     def run(self) -> None:
-        stream = native.Stream(self._connection.recv)
+        stream = native.Stream(self._connection.recv, self._bytes_within)
         hello = [*_line(stream).decode("utf-8", "replace").split(" ", 3), "", "", ""]
         protocol, function, version, model = hello[:4]
         if misfit := self._misfit(protocol, function, version, model):
@@ -189,6 +190,11 @@ class Conversation:
             )
         return ""
 
+    def _bytes_within(self, seconds: float) -> bool:
+        poller = select.poll()
+        poller.register(self._connection, select.POLLIN)
+        return bool(poller.poll(1000 * seconds))
+
     def _drop(self) -> None:
         """What this worker still waited for need not be computed."""
         self._encoder.drop(list(self._context.tickets))
@@ -197,7 +203,7 @@ class Conversation:
         """Reads and queues block after block until the worker goes away or sends something that cannot be answered."""
         handler, declared = functions.HANDLERS[function], contract.FUNCTIONS[function]
         try:
-            while (header := native.read_header(stream)) is not None:
+            while (header := native.read_header(stream, declared.arguments)) is not None:
                 columns, rows = header
                 if columns != len(declared.arguments):
                     raise native.NativeError(f"a block of {columns} columns for {declared.signature}")
