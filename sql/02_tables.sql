@@ -163,10 +163,10 @@ WITH (
     FROM
     (
         SELECT
-            id IN (
+            id GLOBAL IN (
                 SELECT id FROM images
                 WHERE dataset = {dataset:String} AND weights_hash = (SELECT encoder_info()['weights_hash'])) AS is_image,
-            id IN (SELECT id FROM rejects WHERE dataset = {dataset:String}) AS is_reject
+            id GLOBAL IN (SELECT id FROM rejects WHERE dataset = {dataset:String}) AS is_reject
         FROM inputs FINAL
         WHERE dataset = {dataset:String}
     )

@@ -60,7 +60,7 @@ FROM
     (
         SELECT dotProduct(vector, vdx_normalize({vector:Array(Float32)})) AS cosine
         FROM images
-        WHERE id IN (SELECT id FROM random_images(seed = {concept:String}, n = 200))
+        WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = 200))
     )
 );
 
@@ -123,8 +123,8 @@ SELECT
 CREATE OR REPLACE VIEW labelled_vectors AS
 SELECT id, any(positive) AS positive, any(vector) AS vector
 FROM images
-INNER JOIN (SELECT image_id, positive FROM current_labels WHERE concept = {concept:String}) AS judged ON image_id = id
-WHERE id IN (SELECT image_id FROM labels WHERE concept = {concept:String})
+GLOBAL INNER JOIN (SELECT image_id, positive FROM current_labels WHERE concept = {concept:String}) AS judged ON image_id = id
+WHERE id GLOBAL IN (SELECT image_id FROM labels WHERE concept = {concept:String})
 GROUP BY id
 ORDER BY positive DESC, sipHash64(id);
 
@@ -160,8 +160,8 @@ WITH
         (
             SELECT any(vector) AS vector
             FROM images
-            WHERE id IN (SELECT id FROM random_images(seed = {concept:String}, n = 100))
-                AND id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+            WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = 100))
+                AND id GLOBAL NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
             GROUP BY id
             ORDER BY sipHash64(id)
         )
@@ -355,13 +355,13 @@ WITH
         FROM
         (
             SELECT id, source, dataset, vector, cosineDistance(vector, current.1) AS distance,
-                id NOT IN (SELECT image_id FROM judged) AS is_new,
-                is_new AND id IN (SELECT id FROM any_images) AS is_random,
+                id GLOBAL NOT IN (SELECT image_id FROM judged) AS is_new,
+                is_new AND id GLOBAL IN (SELECT id FROM any_images) AS is_random,
                 -- A random one may be among the nearest too: no farther than the farthest of those.
                 max(if(is_new AND NOT is_random, distance, NULL)) OVER () AS farthest,
                 is_new AND (NOT is_random OR distance <= ifNull(farthest, 2)) AS is_near
             FROM images
-            WHERE id IN (SELECT arrayJoin(near_ids) FROM near) OR id IN (SELECT image_id FROM compared_to) OR id IN (SELECT id FROM any_images)
+            WHERE id GLOBAL IN (SELECT arrayJoin(near_ids) FROM near) OR id GLOBAL IN (SELECT image_id FROM compared_to) OR id GLOBAL IN (SELECT id FROM any_images)
             LIMIT 1 BY id
         )
     ),
@@ -526,11 +526,11 @@ WITH
     assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM classifier_at(concept = {concept:String}, round = {after:UInt32}))) AS second,
     old AS (SELECT id FROM images ORDER BY cosineDistance(vector, (SELECT first.1)) LIMIT {k:UInt32}),
     new AS (SELECT id FROM images ORDER BY cosineDistance(vector, (SELECT second.1)) LIMIT {k:UInt32})
-SELECT id, source, dataset, if(id IN (SELECT id FROM new), 'in', 'out') AS moved,
+SELECT id, source, dataset, if(id GLOBAL IN (SELECT id FROM new), 'in', 'out') AS moved,
     vdx_probability(vector, first.1, first.2, first.3) AS probability_before,
     vdx_probability(vector, second.1, second.2, second.3) AS probability_after
 FROM images
-WHERE id IN (SELECT id FROM old UNION ALL SELECT id FROM new) AND (id IN (SELECT id FROM old)) != (id IN (SELECT id FROM new))
+WHERE id GLOBAL IN (SELECT id FROM old UNION ALL SELECT id FROM new) AND (id GLOBAL IN (SELECT id FROM old)) != (id GLOBAL IN (SELECT id FROM new))
 ORDER BY moved, greatest(probability_before, probability_after) DESC;
 
 -- threshold(concept, precision): the least probability from which on the images are expected to be right as often as wanted,

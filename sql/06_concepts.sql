@@ -61,4 +61,4 @@ WITH (
 SELECT one.1 AS concept, id AS image_id, one.2 AS round, vdx_probability(vector, one.3, one.4, one.5)::Float32 AS probability
 FROM images
 ARRAY JOIN known AS one
-WHERE (concept, image_id, round) NOT IN (SELECT concept, image_id, round FROM kept_scores);
+WHERE (concept, image_id, round) GLOBAL NOT IN (SELECT concept, image_id, round FROM kept_scores);

@@ -71,7 +71,7 @@ WITH RECURSIVE
     )
 SELECT group_id, id, source, size, row_number() OVER (PARTITION BY group_id ORDER BY size DESC, id) = 1 AS keep
 FROM (SELECT id, argMax(label, turn) AS group_id FROM labelled GROUP BY id) AS grouped
-INNER JOIN (SELECT id, source, size FROM images WHERE id IN (SELECT id FROM edges) LIMIT 1 BY id) AS pictures USING (id)
+INNER JOIN (SELECT id, source, size FROM images WHERE id GLOBAL IN (SELECT id FROM edges) LIMIT 1 BY id) AS pictures USING (id)
 ORDER BY group_id, keep DESC, id;
 
 -- leaks(attribute, train, test, least): images of the test split with a near duplicate in the training split, and that one. The

@@ -21,7 +21,7 @@ ENGINE = MergeTree ORDER BY (share, ef_search, measured_at);
 -- Example: INSERT INTO search_trials SELECT * FROM search_trial(seed = '1', share = 1, k = 10)
 CREATE OR REPLACE VIEW search_trial AS
 WITH
-    (SELECT (any(id), any(vector)) FROM images WHERE id IN (SELECT id FROM random_images(seed = {seed:String}, n = 1))) AS query,
+    (SELECT (any(id), any(vector)) FROM images WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {seed:String}, n = 1))) AS query,
     sipHash64(id, 'share') % 1000000 < {share:Float64} * 1000000 AS passes,
     if({share:Float64} >= 1, {k:UInt32} + 1, 1000) AS fetched, -- as search_text_where does
     -- The times are taken between scalar subqueries, which run one after the other. Settings take no parameters of a view, so

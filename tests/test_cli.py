@@ -15,7 +15,7 @@ import time
 import pytest
 
 from tests.conftest import vdx
-from vdx_udf.engine import split_statements
+from vdx_udf.statements import split_statements
 from vdx_udf.install import Layout, stop_encoder
 
 

@@ -13,7 +13,7 @@ from vdx_udf import contract, load, settings
 from vdx_udf.bundle import bundle_folder
 from vdx_udf.cli import main
 from vdx_udf.demo import SWAPPED, WANTED, attributes
-from vdx_udf.engine import split_statements
+from vdx_udf.statements import split_statements
 from vdx_udf.tiny.pictures import draw, pair, sample_picture
 
 ROOT = Path(__file__).parent.parent

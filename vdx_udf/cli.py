@@ -213,7 +213,7 @@ def _client(prefix: Path | None, url: str | None):
 def sql(prefix, url, query: str | None, files: tuple[Path, ...], parameters: tuple[str, ...], output: str | None) -> None:
     """Run SQL on the embedded engine or on a server; without -q or -f, an interactive prompt."""
     from vdx_udf import shell
-    from vdx_udf.engine import split_statements, statements_of
+    from vdx_udf.statements import split_statements, statements_of
 
     values = dict(shell.parse_parameter(p) for p in parameters)
     session = shell.Session(partial(_client, prefix, url), values, output or shell.default_format())

@@ -1,8 +1,6 @@
-"""One client for both engines: the embedded one over an installed prefix, or a server. Runs SQL files."""
+"""One client for both engines: the embedded one over an installed prefix, or a server."""
 
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -11,6 +9,7 @@ import clickhouse_connect
 
 from vdx_udf.bundle import bundle_folder
 from vdx_udf.install import Layout, installed_model
+from vdx_udf.statements import statements_of
 
 PREFIX_ENVIRONMENT = "VDX_PREFIX"
 DEMO_PREFIX = Path("demo-output") / "engine"
@@ -48,41 +47,6 @@ def sql_folder(prefix: Path | None, url: str | None) -> Path:
 def connect_server(url: str) -> Any:
     """A clickhouse-connect client of a server: `http://user:password@host:8123/database`."""
     return clickhouse_connect.get_client(dsn=url)
-
-
-# A quoted piece, a comment or one other character: enough of SQL's surface to find the semicolons that end statements.
-_PIECE = re.compile(
-    r"""'(?:[^'\\]|\\.|'')*' | "(?:[^"\\]|\\.|"")*" | `(?:[^`\\]|\\.)*` | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$"""
-    r"""| --[^\n]* | \#[!\ ][^\n]* | /\*.*?\*/ | .""",
-    re.VERBOSE | re.DOTALL,
-)
-
-
-def split_statements(text: str) -> Iterator[str]:
-    """The statements of a SQL file, without those that hold comments only."""
-    statement, has_code = [], False
-    for match in _PIECE.finditer(text):
-        piece = match.group()
-        if piece == ";":
-            if has_code:
-                yield "".join(statement).strip()
-            statement, has_code = [], False
-            continue
-        statement.append(piece)
-        has_code |= not piece.isspace() and not piece.startswith(("--", "/*", "# ", "#!"))
-    if has_code:
-        yield "".join(statement).strip()
-
-
-def sql_files(path: Path) -> list[Path]:
-    """The file itself, or a folder's own .sql files in the order of their numbers."""
-    return sorted(path.glob("*.sql")) if path.is_dir() else [path]
-
-
-def statements_of(path: Path) -> Iterator[str]:
-    """The statements of a file, or of a folder's files one after the other."""
-    for file in sql_files(path):
-        yield from split_statements(file.read_text())
 
 
 def apply_schema(client: Any, folder: Path) -> None:

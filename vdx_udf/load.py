@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdx_udf.bundle import with_dimension
-from vdx_udf.engine import split_statements
+from vdx_udf.statements import split_statements
 from vdx_udf.errors import VdxError
 from vdx_udf.shell import Session
 

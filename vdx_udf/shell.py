@@ -16,13 +16,14 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from tqdm import tqdm
 
 from vdx_udf import terminal
-from vdx_udf.engine import split_statements
+from vdx_udf.statements import split_statements
 from vdx_udf.errors import USER_ERRORS, readable
 
 PRETTY = "PrettyCompact"  # for people; answers that name pictures show them where the terminal can
 HISTORY = Path.home() / ".vdx_sql_history"
 SLOW_SECONDS = 1.0  # a query that takes longer shows its progress
 _ANSWERS = re.compile(r"\s*\(*\s*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS|CHECK|FROM|VALUES)\b", re.IGNORECASE)
+_USE = re.compile(r"\s*USE\s+`?(\w+)`?\s*$", re.IGNORECASE)
 _OWN_FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*$", re.IGNORECASE)
 
 
@@ -57,6 +58,9 @@ class Session:
         output, values = self.output, self.values_of(statement)
         if own := _OWN_FORMAT.search(statement):
             statement, output = statement[: own.start()], own.group(1)
+        if use := _USE.match(_without_comments(statement)):
+            self.client.database = use.group(1)  # over HTTP every query names its database
+            return
         if not _ANSWERS.match(_without_comments(statement)):
             self._with_progress(lambda settings: self.client.command(statement, values, settings=settings), done, total)
             return

@@ -1,0 +1,21 @@
+-- The schema's version, and what brings tables that an earlier version made up to this one. Columns are only ever added, with a
+-- default, so that an earlier bundle can work on the tables of a later one; each step can run again.
+
+-- schema_version: the versions of the schema that this database has been brought to, and when.
+-- Example: SELECT max(version) FROM schema_version
+CREATE TABLE IF NOT EXISTS schema_version (version UInt32, upgraded_at DateTime64(3) DEFAULT now64(3))
+ENGINE = ReplacingMergeTree(upgraded_at) ORDER BY version;
+
+-- 1: refinement with an anchor, withdrawn labels.
+ALTER TABLE labels ADD COLUMN IF NOT EXISTS withdrawn Bool AFTER positive;
+ALTER TABLE classifiers
+    ADD COLUMN IF NOT EXISTS logit_scale Float64 DEFAULT 1 AFTER weight,
+    ADD COLUMN IF NOT EXISTS bias Float64 AFTER logit_scale,
+    ADD COLUMN IF NOT EXISTS uncertainty Tuple(scale Float64, covariance Float64, bias Float64) AFTER bias,
+    ADD COLUMN IF NOT EXISTS freedom Nullable(Float64) AFTER labels,
+    ADD COLUMN IF NOT EXISTS average_precision Nullable(Float32) AFTER freedom,
+    ADD COLUMN IF NOT EXISTS text_average_precision Nullable(Float32) AFTER average_precision,
+    ADD COLUMN IF NOT EXISTS model LowCardinality(String) AFTER text_average_precision,
+    ADD COLUMN IF NOT EXISTS weights_hash LowCardinality(String) AFTER model;
+
+INSERT INTO schema_version (version) SELECT arrayJoin([1]) AS done WHERE done NOT IN (SELECT version FROM schema_version);

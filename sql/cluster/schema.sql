@@ -1,0 +1,47 @@
+-- The bundle's objects on a cluster. `vdx install` fills in what the lines `-- here` name and lays the whole beside the other
+-- SQL files; it runs once, on any node, and may run again at any time:
+--   clickhouse-client --queries-file /var/lib/clickhouse/vdx_udf/sql/cluster/schema.sql
+-- Each node carries the bundle with the same model, and the macros cluster, shard and replica.
+--
+-- vdx_shard holds a node's own pictures, embedded by the node's own encoder. vdx is where people work: its images, rejects, inputs,
+-- inbox and kept_scores reach all shards, its labels and classifiers are the same rows on every node, its views are those of a
+-- single server, word for word. A search is answered by each shard through its own index and merged by the node that was asked.
+
+CREATE DATABASE IF NOT EXISTS vdx ON CLUSTER '{cluster}';
+CREATE DATABASE IF NOT EXISTS vdx_shard ON CLUSTER '{cluster}';
+
+USE vdx;
+-- here: functions
+-- here, the same rows on every node: schema_version labels classifiers prompt_templates kept_concepts near_pairs neighbours search_trials encoder_samples
+
+USE vdx_shard;
+-- classifiers, kept_concepts: of all nodes, for the scores of new images.
+-- Example: SELECT concept, round FROM vdx_shard.classifiers
+CREATE OR REPLACE VIEW classifiers ON CLUSTER '{cluster}' AS SELECT * FROM vdx.classifiers;
+CREATE OR REPLACE VIEW kept_concepts ON CLUSTER '{cluster}' AS SELECT * FROM vdx.kept_concepts;
+-- here, each shard's own rows: images rejects inputs inbox embedded inbox_embed embedded_images embedded_rejects superseded kept_scores kept_scores_of_new index_status
+
+USE vdx;
+-- images, rejects, inputs, inbox, kept_scores: of all shards. What is inserted goes to the shard that its id names; pictures are embedded there.
+-- Example: SELECT count() FROM vdx.images
+CREATE TABLE IF NOT EXISTS images ON CLUSTER '{cluster}' AS vdx_shard.images ENGINE = Distributed('{cluster}', vdx_shard, images, id);
+CREATE TABLE IF NOT EXISTS rejects ON CLUSTER '{cluster}' AS vdx_shard.rejects ENGINE = Distributed('{cluster}', vdx_shard, rejects, id);
+CREATE TABLE IF NOT EXISTS inputs ON CLUSTER '{cluster}' AS vdx_shard.inputs ENGINE = Distributed('{cluster}', vdx_shard, inputs, id);
+CREATE TABLE IF NOT EXISTS inbox ON CLUSTER '{cluster}' AS vdx_shard.inbox
+ENGINE = Distributed('{cluster}', vdx_shard, inbox, sipHash64(dataset, source));
+CREATE TABLE IF NOT EXISTS kept_scores ON CLUSTER '{cluster}' AS vdx_shard.kept_scores
+ENGINE = Distributed('{cluster}', vdx_shard, kept_scores, image_id);
+
+-- index_status: of all shards, as vdx_shard.index_status on each.
+-- Example: SELECT dataset, images, images_without_index FROM vdx.index_status
+CREATE OR REPLACE VIEW index_status ON CLUSTER '{cluster}' AS
+SELECT dataset, model, weights_hash, sum(images) AS images, sum(images_without_index) AS images_without_index,
+    sum(data_bytes) AS data_bytes, sum(index_bytes) AS index_bytes
+FROM cluster('{cluster}', vdx_shard, index_status)
+GROUP BY dataset, model, weights_hash;
+
+-- superseded: of all shards.
+-- Example: SELECT stands_in, count() FROM vdx.superseded GROUP BY stands_in
+CREATE OR REPLACE VIEW superseded ON CLUSTER '{cluster}' AS SELECT * FROM cluster('{cluster}', vdx_shard, superseded);
+
+-- here: everything else
