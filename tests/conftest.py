@@ -1,4 +1,4 @@
-"""One installed prefix with the embedded engine for the whole run: what is tested is what `vdx install` deploys."""
+"""One installation for the whole run, of the engine that --engine names: what is tested is what `vdx install` deploys."""
 
 import json
 import socket
@@ -21,19 +21,49 @@ from vdx_udf.shell import Session
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 
-@pytest.fixture(scope="session")
-def layout(tmp_path_factory) -> Layout:
-    """An installed prefix with the bundled model, in float32 so that it can be compared with open_clip closely."""
-    layout = Layout.embedded(tmp_path_factory.mktemp("engine"))
-    list(install(layout, "vdx-tiny", options=("--precision", "float32")))
-    yield layout
-    stop_encoder(layout)
+ENGINES = ("embedded", "server", "docker")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--engine", choices=ENGINES, default="embedded",
+        help="what the SQL suite runs on: chDB in this process, a ClickHouse server process, or one in a container",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def client(layout):
-    """The embedded engine over the prefix, with the schema in place."""
-    client = engine.connect_embedded(layout.state)
+def engine_of(request, tmp_path_factory):
+    """What is tested: (its folders, a function that gives a new client, the options that `vdx` reaches it by)."""
+    kind, folder = request.config.getoption("--engine"), tmp_path_factory.mktemp("engine")
+    options = ("--precision", "float32")  # so that it can be compared with open_clip closely
+    if kind == "embedded":
+        layout = Layout.embedded(folder)
+        list(install(layout, "vdx-tiny", options=options))
+        yield layout, lambda: engine.connect_embedded(layout.state), ("--prefix", layout.state)
+        stop_encoder(layout)
+    else:
+        from tests.server import suite
+
+        with suite.serving(kind, folder, tmp_path_factory.getbasetemp(), options) as (layout, url):
+            yield layout, lambda: engine.connect_server(url), ("--url", url)
+
+
+@pytest.fixture(scope="session")
+def layout(engine_of) -> Layout:
+    """The folders of an installation with the bundled model; paths under any folder are open."""
+    return engine_of[0]
+
+
+@pytest.fixture(scope="session")
+def connect(engine_of):
+    """Gives a new client of the engine whenever it is called."""
+    return engine_of[1]
+
+
+@pytest.fixture(scope="session")
+def client(connect, layout):
+    """A clickhouse-connect client of the engine, with the schema in place."""
+    client = connect()
     engine.apply_schema(client, layout.sql)
     yield client
     client.close()
@@ -58,14 +88,12 @@ def fresh_tables(client):
 
 
 @pytest.fixture
-def run_file(fresh_tables, layout, capfd):
+def run_file(fresh_tables, layout, connect, capfd):
     """Runs a data set's file in this process; returns what it printed."""
 
     def run(name: str, **parameters: str) -> str:
         path = load.dataset_files(layout.sql)[name]
-        session = Session(
-            lambda: engine.connect_embedded(layout.state), load.complete(path, parameters), "TabSeparatedWithNames"
-        )
+        session = Session(connect, load.complete(path, parameters), "TabSeparatedWithNames")
         capfd.readouterr()
         load.run(session, path)
         return capfd.readouterr().out

@@ -330,7 +330,7 @@ def test_a_million_rows_through_a_materialised_view_arrive_in_order(client):
     assert (wrong, texts) == (0, 1000)
 
 
-def test_one_model_however_many_functions_and_slots_are_busy(client, layout):
+def test_one_model_however_many_functions_and_slots_are_busy(client, layout, connect):
     queries = [
         f"SELECT sum(length(encode_text(concat('busy {n} ', toString(number))))) FROM numbers(300)" for n in range(4)
     ] + ["SELECT sum(length(classify(encode_text(toString(number)), ['a', 'b']))) FROM numbers(300)"] * 2
@@ -340,7 +340,7 @@ def test_one_model_however_many_functions_and_slots_are_busy(client, layout):
         try:
             from vdx_udf import engine
 
-            answers.append(engine.connect_embedded(layout.state).query(query).result_rows)
+            answers.append(connect().query(query).result_rows)
         except Exception as error:
             failures.append(error)
 

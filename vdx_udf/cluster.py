@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vdx_udf.statements import statements_of
 
+SCHEMA = "schema.sql"  # in the folder sql/cluster
 ON_CLUSTER = " ON CLUSTER '{cluster}'"
 _CREATE = re.compile(r"^CREATE (?:OR REPLACE )?(TABLE|VIEW|MATERIALIZED VIEW|FUNCTION) (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 _CHANGE = re.compile(r"^ALTER TABLE (\w+)", re.MULTILINE)
@@ -21,7 +22,7 @@ _PATHS = {
 
 def schema(folder: Path) -> str:
     """The whole text of `cluster/schema.sql` below an `sql` folder."""
-    template = (folder / "cluster" / "schema.sql").read_text()
+    template = (folder / "cluster" / SCHEMA).read_text()
     statements = {}  # by name; what follows a table, rows of its own, belongs to it
     for statement in statements_of(folder):
         if made := _CREATE.search(statement):

@@ -44,9 +44,9 @@ def sql_folder(prefix: Path | None, url: str | None) -> Path:
     return bundle_folder("sql") if url else Layout.embedded(prefix or default_prefix()).sql
 
 
-def connect_server(url: str) -> Any:
-    """A clickhouse-connect client of a server: `http://user:password@host:8123/database`."""
-    return clickhouse_connect.get_client(dsn=url)
+def connect_server(url: str, settings: dict[str, Any] | None = None) -> Any:
+    """A clickhouse-connect client of a server: `http://user:password@host:8123/database`; `settings` of every query."""
+    return clickhouse_connect.get_client(dsn=url, settings=settings)
 
 
 def apply_schema(client: Any, folder: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vdx_udf import __version__, contract, explorer, functions_xml, settings
+from vdx_udf import __version__, cluster, contract, explorer, functions_xml, settings
 from vdx_udf.bundle import bundle_folder, with_dimension
 from vdx_udf.errors import InstallError
 
@@ -100,8 +100,8 @@ def render(layout: Layout, model: str, options: Sequence[str]) -> dict[Path, tup
     files[layout.user_scripts / WORKER_CONFIG] = (worker.encode(), 0o644)
     source, dimension = bundle_folder("sql"), dimension_of(model)
     for path in sorted(source.rglob("*.sql")):
-        text = with_dimension(path.read_text(), dimension)
-        files[layout.sql / path.relative_to(source)] = (text.encode(), 0o644)
+        text = cluster.schema(source) if path.name == cluster.SCHEMA else path.read_text()
+        files[layout.sql / path.relative_to(source)] = (with_dimension(text, dimension).encode(), 0o644)
     if not layout.data:
         for path in explorer.files():
             files[layout.page / path.name] = (path.read_bytes(), 0o644)
@@ -185,7 +185,7 @@ def uninstall(layout: Layout) -> Iterator[Path]:
             yield path
     if layout.run.is_dir():
         shutil.rmtree(layout.run)
-    emptied = (layout.sql / "datasets", layout.sql, layout.functions, layout.user_scripts, layout.page, layout.user_files)
+    emptied = (layout.sql / "datasets", layout.sql / "cluster", layout.sql, layout.functions, layout.user_scripts, layout.page, layout.user_files)
     for folder in (*emptied, layout.state):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

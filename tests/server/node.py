@@ -8,11 +8,12 @@ interserver port.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
@@ -84,6 +85,16 @@ class Node:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 stop_encoder(self.layout)
+
+
+def free_nodes(folder: Path, count: int) -> list[Node]:
+    """That many nodes of one cluster, below a folder, on ports that nobody uses."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(2 * count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        ports = [each.getsockname()[1] for each in sockets]
+    return [Node(folder / f"node{shard}", ports[shard - 1], shard, ports[count:]) for shard in range(1, count + 1)]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,127 @@
+"""Servers for the tests here: each runs on server processes of chDB and, where a Docker engine answers, on containers."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from tests.server import containers
+from tests.server.node import free_nodes
+from vdx_udf import cluster as cluster_schema
+from vdx_udf import engine
+from vdx_udf.bundle import bundle_folder
+from vdx_udf.install import install
+from vdx_udf.shell import Session
+from vdx_udf.statements import split_statements
+
+KINDS = ("process", "container")
+SYNCHRONOUS = {"distributed_foreground_insert": 1, "mutations_sync": 2}
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server with the bundle and its tables. `command_line(query)`: what clickhouse-client answers, None where there is none."""
+
+    url: str
+    command_line: Callable[[str], str] | None
+
+    def client(self, database: str = "default", **settings: Any) -> Any:
+        return engine.connect_server(f"{self.url}/{database}", settings)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Two shards with the cluster's schema. `replicate(table)` gives all nodes the first one's rows where Keeper is missing."""
+
+    first: Server
+    replicate: Callable[[str], None]
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def server(request, tmp_path_factory):
+    """A single server."""
+    if request.param == "container":
+        containers.require()
+        with containers.single() as container:
+            yield Server(container.url, lambda query: container.client("--query", query))
+        return
+    (node,) = free_nodes(tmp_path_factory.mktemp("server"), 1)
+    node.configure()
+    list(install(node.layout, "vdx-tiny"))
+    with node.running():
+        found = Server(node.url, None)
+        engine.apply_schema(found.client(), node.layout.sql)
+        yield found
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def cluster(request, tmp_path_factory):
+    """Two shards: of one process each, or of two containers each with a Keeper."""
+    if request.param == "container":
+        containers.require()
+        with containers.cluster() as (url, shards):
+            found = Server(url, lambda query: shards[0].client("--database", "vdx", "--query", query))
+            _wait_for_schema(found)
+            yield Cluster(found, lambda table: None)
+        return
+    nodes = free_nodes(tmp_path_factory.mktemp("cluster"), 2)
+    for node in nodes:
+        node.configure()
+        list(install(node.layout, "vdx-tiny"))
+    with nodes[0].running(), nodes[1].running():
+        text = without_keeper((nodes[0].layout.sql / "cluster" / "schema.sql").read_text())
+        for node in nodes:
+            session = Session(lambda node=node: engine.connect_server(node.url), {}, "TabSeparated")
+            for statement in split_statements(text):
+                session.run(statement)
+        first = Server(nodes[0].url, None)
+        yield Cluster(first, lambda table: _copy(first, nodes[1].tcp_ports[1], table))
+
+
+def without_keeper(text: str) -> str:
+    """A cluster's statements as each node runs them itself, its tables not replicated: ON CLUSTER and replication need Keeper."""
+    text = text.replace(cluster_schema.ON_CLUSTER, "")
+    return re.sub(r"Replicated(\w*MergeTree)\('[^']*', '[^']*'(?:, )?", r"\1(", text)
+
+
+def single_database(server: Server, name: str) -> Any:
+    """A client of a database with the schema of a single server on one node: what the cluster is compared with."""
+    server.client().command(f"CREATE DATABASE {name}")
+    client = server.client(name)
+    engine.apply_schema(client, bundle_folder("sql"))
+    return client
+
+
+def _copy(first: Server, port: int, table: str) -> None:
+    client = first.client("vdx")
+    client.command(f"INSERT INTO FUNCTION remote('127.0.0.1:{port}', vdx, {table}) SELECT * FROM {table}")
+
+
+def _wait_for_schema(server: Server, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            # Made last: the views of sql/10_dashboard.sql.
+            return server.client().command("SELECT count() FROM vdx.dashboard_panels") and None
+        except ClickHouseError:
+            assert time.monotonic() < deadline, "the schema was not made"
+            time.sleep(1)
+
+
+def rows_of(answer: Any) -> Sequence[Sequence]:
+    """The answer's rows with arrays, tuples and maps as flat lists of numbers and texts, to be compared with a tolerance."""
+
+    def flat(value: Any):
+        if isinstance(value, dict):
+            value = list(value.items())
+        if isinstance(value, list | tuple):
+            for one in value:
+                yield from flat(one)
+        else:
+            yield value
+
+    return [list(flat(row)) for row in answer.result_rows]
