@@ -1,5 +1,6 @@
--- The schema's version, and what brings tables that an earlier version made up to this one. Columns are only ever added, with a
--- default, so that an earlier bundle can work on the tables of a later one; each step can run again.
+-- The schema's version, and the steps that bring tables made by an earlier version up to this one. Each can run again. A step may
+-- add tables, views, and columns with a default, so that an earlier bundle works on the tables of a later one; but those that are
+-- filled by INSERT ... SELECT * keep their columns from version 1 on, or an earlier bundle's statements would not fit any more.
 
 -- schema_version: the versions of the schema that this database has been brought to, and when.
 -- Example: SELECT max(version) FROM schema_version

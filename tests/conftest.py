@@ -20,7 +20,6 @@ from vdx_udf.install import Layout, install, stop_encoder
 from vdx_udf.shell import Session
 from vdx_udf.tiny.pictures import draw, sample_picture
 
-
 ENGINES = ("embedded", "server", "docker")
 
 

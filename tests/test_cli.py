@@ -15,8 +15,8 @@ import time
 import pytest
 
 from tests.conftest import vdx
-from vdx_udf.statements import split_statements
 from vdx_udf.install import Layout, stop_encoder
+from vdx_udf.statements import split_statements
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_doctor_names_what_is_broken_and_the_remedy(prefix, tmp_path):
     assert (
         "FAIL  vectors in images: 1 of another model (512 dimensions)\n      -> embed them again with vdx-tiny" in done.stdout
     )
-    assert "FAIL  vector index: built for 0 of 1 parts\n      -> ALTER TABLE images MATERIALIZE INDEX" in done.stdout
+    assert "FAIL  vector index: built for 0 of 1 images\n      -> ALTER TABLE images MATERIALIZE INDEX" in done.stdout
     config = other / "user_scripts" / "vdx_worker.json"
     stop_encoder(Layout.embedded(other))
     config.write_text(config.read_text().replace('"vdx-tiny"', '"no/model"'))

@@ -338,8 +338,6 @@ def test_one_model_however_many_functions_and_slots_are_busy(client, layout, con
 
     def ask(query):
         try:
-            from vdx_udf import engine
-
             answers.append(connect().query(query).result_rows)
         except Exception as error:
             failures.append(error)

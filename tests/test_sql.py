@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.conftest import PICTURES
-from vdx_udf import engine, settings
+from vdx_udf import engine, settings, statements
 from vdx_udf.bundle import bundle_folder
 
 SEARCHES = {
@@ -232,7 +232,7 @@ CREATED = re.compile(r"^CREATE (?:OR REPLACE )?(?:MATERIALIZED )?(FUNCTION|TABLE
 def documented(place: str = "") -> list[tuple[str, str, str]]:
     """(kind, name, the comment above it) of every object that the SQL files of a folder, or one file, create."""
     found = []
-    for path in engine.sql_files(bundle_folder("sql") / place):
+    for path in statements.sql_files(bundle_folder("sql") / place):
         text = path.read_text()
         for match in CREATED.finditer(text):
             comment = []

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -121,16 +122,20 @@ def serve(path, model: str, folders, idle_seconds, member, **service) -> None:
     listener.serve(Encoder(clip, ImageSource(folders, rules), jpeg_scale=service["jpeg_scale"]))
 
 
-def _layout(prefix: Path | None, config_dir: Path | None, data_dir: Path | None, user: str | None):
+def _layout(prefix: Path | None, config_dir: Path | None, data_dir: Path | None, user: str | None, client: Any = None):
+    from vdx_udf import live
     from vdx_udf.install import Layout
 
-    if prefix and (config_dir or data_dir):
-        raise click.UsageError("--prefix is for the embedded engine, --config-dir and --data-dir are for a server")
+    if prefix and (config_dir or data_dir or client):
+        raise click.UsageError("--prefix is for the embedded engine; --url, --config-dir and --data-dir are for a server")
     if prefix:
         return Layout.embedded(prefix)
+    if client and not data_dir:
+        found = live.detect(client, config_dir)
+        return replace(found, owner=user or found.owner)
     if config_dir and data_dir:
         return Layout.server(config_dir, data_dir, user)
-    raise click.UsageError("name --prefix DIR (embedded engine), or --config-dir and --data-dir (server)")
+    raise click.UsageError("name --prefix DIR (embedded engine), or --url, or --config-dir and --data-dir (server)")
 
 
 def _places(command):
@@ -149,31 +154,61 @@ def _places(command):
 
 @main.command()
 @_places
+@click.option("--url", help="The running server, on this machine: tells the folders.  [http://user:password@host:8123]")
 @click.option("--model", default=settings.model_name, show_default="VDX_MODEL, else " + settings.DEFAULT_MODEL)
 @_service
 @click.option("--allow", "folders", type=PATH, multiple=True,
               help="Folder that encode_image(path) may read; repeatable.  [default: user_files; --prefix: any]")  # fmt: skip
 @click.option("--no-paths", is_flag=True, help="No path may be read: pictures come as bytes.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, write nothing.")
-def install(prefix, config_dir, data_dir, user, model: str, folders, no_paths: bool, dry_run: bool, **service) -> None:
+@click.option("--overwrite", is_flag=True, help="Also files that somebody else changed.  [default: ask]")
+@click.option("--verify", is_flag=True, help="Then run the statements that reload, and vdx doctor.")
+def install(
+    prefix, config_dir, data_dir, user, url, model: str, folders, no_paths: bool, dry_run: bool, overwrite: bool, verify: bool,
+    **service,
+) -> None:  # fmt: skip
     """Lay the bundle into a server's folders or into one prefix for the embedded engine."""
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
+    from vdx_udf import live
+    from vdx_udf.errors import readable
+    from vdx_udf.install import changed_since, render
     from vdx_udf.install import install as lay
     from vdx_udf.urls import UrlRules
 
     if no_paths and folders:
         raise click.UsageError("--no-paths and --allow contradict each other: name one")
+    if verify and not (url or prefix):
+        raise click.UsageError("--verify asks the server: name its --url")
     UrlRules(service["urls"])  # a rule with a mistake is said now, not by the first query
-    layout = _layout(prefix, config_dir, data_dir, user)
+    layout = _layout(prefix, config_dir, data_dir, user, _client(None, url) if url else None)
     if no_paths or folders:
         layout = replace(layout, readable=tuple(folder.absolute() for folder in folders))
-    for action, path in lay(layout, model, dry_run, _service_arguments(**service)):
+    options = _service_arguments(**service)
+    if not overwrite and sys.stdin.isatty() and (changed := changed_since(layout, render(layout, model, options))):
+        click.echo("changed by somebody since vdx install wrote them, or not written by it:")
+        overwrite = click.confirm("\n".join(["", *map(str, changed), "overwrite them?"]).strip(), abort=True)
+    for action, path in lay(layout, model, dry_run, options, overwrite):
         click.echo(f"{action}  {path}")
     if dry_run:
         click.echo("nothing was written (--dry-run)")
-    elif prefix:
-        click.echo(f"next: vdx sql --prefix {prefix} -f {layout.sql}")
+        return
+    target = f"--prefix {prefix}" if prefix else f"--url {url or 'http://user:password@localhost:8123/default'}"
+    if prefix:
+        click.echo(f"next: vdx sql {target} -f {layout.sql}")
     else:
-        click.echo(f"next: SYSTEM RELOAD CONFIG; SYSTEM RELOAD FUNCTIONS; then vdx sql --url http://... -f {layout.sql}")
+        click.echo("next:")
+        for statement in live.RELOAD:
+            click.echo(f'clickhouse-client -q "{statement}"')
+        click.echo(f"vdx sql {target} -f {layout.sql}")
+    if verify:
+        client = _client(prefix, url)
+        for statement in () if prefix else live.RELOAD:
+            try:
+                client.command(statement)
+            except ClickHouseError as error:  # no right to; the doctor tells what follows
+                click.echo(f"not run: {statement}: {readable(error)}")
+        _examine(client)
 
 
 @main.command()
@@ -286,10 +321,14 @@ def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...])
 @_target
 def doctor(prefix, url) -> None:
     """Say in one screen whether every part works, and what to do where one does not."""
+    _examine(_client(prefix, url))
+
+
+def _examine(client: Any) -> None:
     from vdx_udf.doctor import examine
 
     healthy = True
-    for check in examine(_client(prefix, url)):
+    for check in examine(client):
         healthy &= check.good
         click.echo(f"{click.style('ok  ', 'green') if check.good else click.style('FAIL', 'red')}  {check.what}: {check.found}")
         if not check.good:

@@ -1,10 +1,10 @@
 """Renders the schema of a cluster: the statements of the SQL files in the places that sql/cluster/schema.sql names."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from vdx_udf.statements import statements_of
+from vdx_udf.bundle import with_renewed_views
+from vdx_udf.statements import split_statements, sql_files
 
 SCHEMA = "schema.sql"  # in the folder sql/cluster
 ON_CLUSTER = " ON CLUSTER '{cluster}'"
@@ -24,16 +24,16 @@ def schema(folder: Path) -> str:
     """The whole text of `cluster/schema.sql` below an `sql` folder."""
     template = (folder / "cluster" / SCHEMA).read_text()
     statements = {}  # by name; what follows a table, rows of its own, belongs to it
-    for statement in statements_of(folder):
+    texts = [with_renewed_views(path.read_text()) for path in sql_files(folder)]
+    for statement in (statement for text in texts for statement in split_statements(text)):
         if made := _CREATE.search(statement):
             name, kind = made.group(2), made.group(1)
             statements[name] = (kind, [statement])
         else:
             changed = _CHANGE.search(statement)
             statements[changed.group(1) if changed else name][1].append(statement)
-    placed = {name for _, names in _HERE.findall(template) for name in names.split()} | set(
-        made.group(2) for made in _CREATE.finditer(template)
-    )
+    placed = {name for _, names in _HERE.findall(template) for name in names.split()}
+    placed |= {made.group(2) for made in _CREATE.finditer(template)}
 
     def fill(match: re.Match) -> str:
         where, names = match.groups()
@@ -59,7 +59,6 @@ def on_cluster(statement: str, path: str) -> str:
         name, arguments = engine.group(1) or engine.group(3), engine.group(2) or engine.group(4)
         return f"ENGINE = Replicated{name}({', '.join(filter(None, (path.replace('{table}', made.group(2)), arguments)))})"
 
-    # A shard that answers for another node has that one's user's database as its current one.
-    return _ENGINE.sub(replicated, statement, count=1).replace("currentDatabase()", "'vdx_shard'" if "{shard}/" in path else "'vdx'")
-
-
+    # A shard that answers for another node does not do so in its own database.
+    database = "'vdx_shard'" if "{shard}/" in path else "'vdx'"
+    return _ENGINE.sub(replicated, statement, count=1).replace("currentDatabase()", database)

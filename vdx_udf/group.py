@@ -25,6 +25,7 @@ class Member(Service):
 
     def __init__(self, path: Path, listener: int, group: int):
         self.path, self.idle_seconds = path.absolute(), None
+        self._connections, self._draining, self._guard = 0, False, threading.Lock()
         self._inherited, self._group = socket.socket(fileno=listener), socket.socket(fileno=group)
         threading.Thread(target=self._end_with_group, daemon=True).start()
 
@@ -89,6 +90,9 @@ class Group(Service):
                 self.working(-1)
             self.working(reports.count(_BEGAN) - reports.count(_ENDED))
         self._ended.set()
+
+    def drain(self) -> None:
+        os._exit(self.stop("another installation takes over"))
 
     def stop(self, why: str) -> int:
         for member in self._members:

@@ -6,6 +6,7 @@ remembers what was written; `uninstall` removes exactly that, never data.
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdx_udf import __version__, cluster, contract, explorer, functions_xml, settings
-from vdx_udf.bundle import bundle_folder, with_dimension
+from vdx_udf.bundle import bundle_folder, with_dimension, with_renewed_views
 from vdx_udf.errors import InstallError
 
 SCRIPTS = (*contract.FUNCTIONS, "vdx_worker.py")
@@ -53,17 +54,19 @@ class Layout:
         )
 
     @staticmethod
-    def server(config_dir: Path, data_dir: Path, owner: str | None) -> "Layout":
+    def server(
+        config_dir: Path, data_dir: Path, owner: str | None, user_scripts: Path | None = None, user_files: Path | None = None
+    ) -> "Layout":
         """A ClickHouse server's own folders; paths are open under user_files only, as for ClickHouse's file()."""
         config_dir, data_dir = config_dir.absolute(), data_dir.absolute()
         return Layout(
             config=config_dir / "config.d" / "vdx_udf.xml",
             functions=config_dir,
-            user_scripts=data_dir / "user_scripts",
-            user_files=data_dir / "user_files",
+            user_scripts=user_scripts or data_dir / "user_scripts",
+            user_files=user_files or data_dir / "user_files",
             state=data_dir / "vdx_udf",
             owner=owner,
-            readable=(data_dir / "user_files",),
+            readable=(user_files or data_dir / "user_files",),
         )
 
     @property
@@ -100,7 +103,7 @@ def render(layout: Layout, model: str, options: Sequence[str]) -> dict[Path, tup
     files[layout.user_scripts / WORKER_CONFIG] = (worker.encode(), 0o644)
     source, dimension = bundle_folder("sql"), dimension_of(model)
     for path in sorted(source.rglob("*.sql")):
-        text = cluster.schema(source) if path.name == cluster.SCHEMA else path.read_text()
+        text = cluster.schema(source) if path.name == cluster.SCHEMA else with_renewed_views(path.read_text())
         files[layout.sql / path.relative_to(source)] = (with_dimension(text, dimension).encode(), 0o644)
     if not layout.data:
         for path in explorer.files():
@@ -146,28 +149,50 @@ def _worker_config(layout: Layout, model: str, options: Sequence[str]) -> dict:
     }
 
 
-def install(layout: Layout, model: str, dry_run: bool = False, options: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
+def changed_since(layout: Layout, files: dict[Path, tuple[bytes, int]]) -> list[Path]:
+    """Those of the files that are there, differ, and are not as `vdx install` left them: somebody's changes would be lost."""
+    left = _manifest(layout)["files"]
+    return [
+        path for path, (content, _) in files.items()
+        if path.is_file() and (there := path.read_bytes()) != content and left.get(str(path)) != _hash(there)
+    ]  # fmt: skip
+
+
+def install(
+    layout: Layout, model: str, dry_run: bool = False, options: Sequence[str] = (), overwrite: bool = False
+) -> Iterator[tuple[str, Path]]:
     """Writes what differs and yields ("write" or "keep", path) for each file. Raises InstallError, ModelError.
 
-    `options`: further arguments of `vdx serve`, such as `("--precision", "int8")`.
+    `options`: further arguments of `vdx serve`, such as `("--precision", "int8")`. Files that somebody else changed are
+    overwritten only with `overwrite`; without it nothing is written.
     """
     if layout.owner and os.geteuid() != 0:
         raise InstallError("--user needs root: only root may give files to another user; run it with sudo")
-    for path, (content, mode) in (files := render(layout, model, options)).items():
+    files = render(layout, model, options)
+    if not overwrite and not dry_run and (changed := changed_since(layout, files)):
+        raise InstallError(
+            f"nothing was written, since somebody changed {', '.join(map(str, changed))}: keep your changes elsewhere (a file"
+            " of your own in config.d overrides ours), or overwrite them with --overwrite"
+        )
+    for path, (content, mode) in files.items():
         same = path.is_file() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode
         yield "keep" if same else "write", path
         if not same and not dry_run:
+            before = _model_of(path) if path.name == WORKER_CONFIG else None
             # The page stays its installer's: the server, whose users may write into user_files, must not change it.
             _write(path, content, mode, None if path.parent == layout.page else layout.owner)
             if path.name == WORKER_CONFIG:
-                stop_encoder(layout)  # it runs with another model or version; the next query starts the new one
+                # Those who are connected to a service of the same model are answered by it until ClickHouse ends their pool.
+                # Another model's vectors must not mix with them: that service ends now; the next query starts the new one.
+                stop_encoder(layout, signal.SIGUSR1 if before == model else signal.SIGTERM)
     if dry_run:
         return
     for folder in layout.folders():
         folder.mkdir(parents=True, exist_ok=True)
         _give(folder, layout.owner)
     layout.run.chmod(0o700)
-    manifest = json.dumps({"model": model, "files": sorted(map(str, files))}, indent=1) + "\n"
+    left = {str(path): _hash(content) for path, (content, _) in sorted(files.items())}
+    manifest = json.dumps({"model": model, "files": left}, indent=1) + "\n"
     _write(layout.manifest, manifest.encode(), 0o644, layout.owner)
 
 
@@ -179,13 +204,21 @@ def uninstall(layout: Layout) -> Iterator[Path]:
     if not layout.manifest.is_file():
         raise InstallError(f"nothing of vdx-udf is installed here: {layout.manifest} does not exist")
     stop_encoder(layout)
-    for path in [*map(Path, json.loads(layout.manifest.read_text())["files"]), layout.manifest]:
+    for path in [*map(Path, _manifest(layout)["files"]), layout.manifest]:
         if path.is_file():
             path.unlink()
             yield path
     if layout.run.is_dir():
         shutil.rmtree(layout.run)
-    emptied = (layout.sql / "datasets", layout.sql / "cluster", layout.sql, layout.functions, layout.user_scripts, layout.page, layout.user_files)
+    emptied = (
+        layout.sql / "datasets",
+        layout.sql / "cluster",
+        layout.sql,
+        layout.functions,
+        layout.user_scripts,
+        layout.page,
+        layout.user_files,
+    )
     for folder in (*emptied, layout.state):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -197,11 +230,14 @@ def installed_model(layout: Layout) -> str:
         raise InstallError(
             f"no bundle is installed in {layout.state}: run `vdx install --prefix {layout.state}`, or `make demo` for the demo"
         )
-    return json.loads(layout.manifest.read_text())["model"]
+    return _manifest(layout)["model"]
 
 
-def stop_encoder(layout: Layout) -> None:
-    """Ends the encoder service that runs for this layout, if one does, and waits until it has."""
+def stop_encoder(layout: Layout, how: int = signal.SIGTERM) -> None:
+    """Ends the encoder service that runs for this layout, if one does, and waits until it holds the socket no more.
+
+    With SIGUSR1 it answers those who are connected before it ends.
+    """
     try:
         lock = open(layout.run / "encoder.lock")  # noqa: SIM115
     except FileNotFoundError:
@@ -215,8 +251,23 @@ def stop_encoder(layout: Layout) -> None:
             except BlockingIOError:
                 lock.seek(0)
                 with contextlib.suppress(ValueError, ProcessLookupError):  # just starting, just gone
-                    os.kill(int(lock.read()), signal.SIGTERM)
+                    os.kill(int(lock.read()), how)
             time.sleep(0.05)
+
+
+def _manifest(layout: Layout) -> dict:
+    """What was installed: the model, and the files with the hashes of what was written."""
+    if not layout.manifest.is_file():
+        return {"model": None, "files": {}}
+    return json.loads(layout.manifest.read_text())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _model_of(worker_config: Path) -> str | None:
+    return json.loads(worker_config.read_text()).get("model") if worker_config.is_file() else None
 
 
 def _write(path: Path, content: bytes, mode: int, owner: str | None) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdx_udf.bundle import with_dimension
-from vdx_udf.statements import split_statements
 from vdx_udf.errors import VdxError
 from vdx_udf.shell import Session
+from vdx_udf.statements import split_statements
 
 _PARAMETER = re.compile(r"^-- parameter: (\w+)(?: = (\S*))?\s+(.+)$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^-- (rows|done|for each|end)(?:: (.+))?$", re.MULTILINE)

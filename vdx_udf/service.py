@@ -48,7 +48,8 @@ class Service:
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
-        self._busy = 0
+        self._busy = self._connections = 0
+        self._draining = False
         self._last_request = time.monotonic()
         self._guard = threading.Lock()
 
@@ -62,12 +63,12 @@ class Service:
         encoder.run()
 
     def _accept(self, listener: socket.socket, encoder: Encoder) -> None:
-        while not self.is_idle():
+        while not self._draining and not self.is_idle():
             try:
                 listener.settimeout(min(1.0, (self.idle_seconds or 1.0) / 4))
                 connection, _ = listener.accept()
             except TimeoutError:
-                if self.is_lost():
+                if not self._draining and self.is_lost():
                     if not self._holds_lock():  # the folder is gone, and in a new one another service may be at work
                         log.info("the folder of the socket was removed")
                         os._exit(1)
@@ -85,6 +86,12 @@ class Service:
             except RuntimeError as error:
                 log.info("a connection was closed: %s", error)
                 connection.close()
+        if self._draining:
+            listener.close()
+            while self._connections and not self.is_idle():
+                time.sleep(RETRY_SECONDS)
+            log.info("the last worker of an earlier installation went away")
+            os._exit(0)
         os._exit(self.stop(f"idle for {self.idle_seconds} s"))
 
     def listener(self) -> socket.socket:
@@ -101,6 +108,14 @@ class Service:
     def obey_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os._exit(self.stop("stopped by a signal")))
+        signal.signal(signal.SIGUSR1, lambda *_: self.drain())
+
+    def drain(self) -> None:
+        """Leaves socket and lock to a successor, answers the workers that are connected, and ends with the last of them."""
+        log.info("another installation takes over: no new worker is let in")
+        self._draining = True
+        self.path.unlink(missing_ok=True)
+        self._lock.close()
 
     def is_lost(self) -> bool:
         """Whether somebody removed the socket, so that nobody finds this service while its lock keeps others from starting."""
@@ -130,6 +145,8 @@ class Service:
             self._last_request = time.monotonic()
 
     def _connected(self, connection: socket.socket, encoder: Encoder) -> None:
+        with self._guard:
+            self._connections += 1
         try:
             if (peer := _user_of(connection)) not in (os.geteuid(), 0):
                 log.info("a connection of user %d was refused", peer)
@@ -141,6 +158,8 @@ class Service:
             log.exception("a connection failed")
         finally:
             connection.close()
+            with self._guard:
+                self._connections -= 1
 
 
 class Conversation:

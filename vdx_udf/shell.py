@@ -16,8 +16,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from tqdm import tqdm
 
 from vdx_udf import terminal
-from vdx_udf.statements import split_statements
 from vdx_udf.errors import USER_ERRORS, readable
+from vdx_udf.statements import split_statements
 
 PRETTY = "PrettyCompact"  # for people; answers that name pictures show them where the terminal can
 HISTORY = Path.home() / ".vdx_sql_history"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tests.benchmarks import refinement_methods, refinement_sets
 from tests.benchmarks.refinement_user import LABELS_A_ROUND, ROUNDS, User, halves
 from tests.conftest import put
-from vdx_udf import engine
+from vdx_udf import engine, statements
 from vdx_udf.bundle import bundle_folder, with_dimension
 from vdx_udf.install import Layout, install, stop_encoder
 
@@ -39,8 +39,8 @@ def engine_with(pool: np.ndarray, folder: Path) -> refinement_methods.Pool:
     layout = Layout.embedded(folder / "prefix")
     list(install(layout, "vdx-tiny"))
     client = engine.connect_embedded(layout.state)
-    for path in engine.sql_files(bundle_folder("sql")):
-        for statement in engine.split_statements(with_dimension(path.read_text(), pool.shape[1])):
+    for path in statements.sql_files(bundle_folder("sql")):
+        for statement in statements.split_statements(with_dimension(path.read_text(), pool.shape[1])):
             client.command(statement)
     return refinement_methods.Pool(client, pool, put(client, pool, model="benchmark"))
 

@@ -27,7 +27,9 @@ class Container:
 
     def client(self, *arguments: str) -> str:
         """What clickhouse-client in the container answers."""
-        return subprocess.run([*self.execute, image.CLIENT, *self.login, *arguments], check=True, capture_output=True, text=True, timeout=600).stdout
+        return subprocess.run(
+            [*self.execute, image.CLIENT, *self.login, *arguments], check=True, capture_output=True, text=True, timeout=600
+        ).stdout
 
 
 def require() -> None:

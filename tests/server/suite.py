@@ -1,13 +1,9 @@
 """A server for the SQL suite (`pytest --engine server|docker tests/test_sql.py ...`): any path may be read, as by the embedded engine."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from tests.server import containers
 from tests.server.node import free_nodes

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from tests.server.conftest import SYNCHRONOUS, rows_of, single_database
-from vdx_udf.tiny.pictures import draw, sample_picture
+from vdx_udf.tiny.pictures import draw, pair, sample_picture
 
 PICTURES = 600
 PROMPT = "a red circle and a blue square"
+PAIRS = ((("red", "circle"), ("blue", "square")), (("blue", "circle"), ("red", "square")))  # the wanted and the swapped
 QUERIES = {  # statement: how far numbers may differ
     "SELECT count(), uniqExact(id), groupUniqArray(model) FROM images": 0,
     "SELECT dataset, source, error FROM rejects": 0,
@@ -54,16 +55,22 @@ def both(cluster):
     rng, rows = np.random.default_rng(7), []
     for number in range(PICTURES):
         file = io.BytesIO()
-        draw(sample_picture(rng)).save(file, "png")
-        rows.append((f"{number}.png", "drawn", file.getvalue(), {"parity": str(number % 2)}))
+        shown = pair(rng, *(PAIRS[number % 2])) if number % 5 == 0 else sample_picture(rng)
+        draw(shown).save(file, "png")
+        wanted = number % 10 == 0
+        rows.append((f"{number}.png", "drawn", file.getvalue(), {"parity": str(number % 3 % 2), "wanted": str(wanted)}))
     rows.append(("broken.png", "drawn", b"no picture", {}))
     for client in (one, two):
         client.insert("inbox", rows, ["source", "dataset", "bytes", "attributes"])
-        client.command("INSERT INTO inputs (dataset, source) SELECT dataset, source FROM images UNION ALL SELECT dataset, source FROM rejects")
+        client.command(
+            "INSERT INTO inputs (dataset, source) SELECT dataset, source FROM images UNION ALL SELECT dataset, source FROM rejects"
+        )
         client.command(f"INSERT INTO classifiers SELECT * FROM start_concept(concept = 'pairs', prompt = '{PROMPT}')")
     for _ in range(2):
-        judged = one.query("SELECT id FROM next_to_label(concept = 'pairs', k = 20)").result_rows
-        values = ", ".join(f"('pairs', {id}, {number % 3 == 0})" for number, (id,) in enumerate(judged))
+        judged = one.query(
+            "SELECT id, attributes['wanted'] FROM next_to_label(concept = 'pairs', k = 20) INNER JOIN images USING (id)"
+        ).result_rows
+        values = ", ".join(f"('pairs', {id}, {wanted})" for id, wanted in judged)
         for client in (one, two):
             client.command(f"INSERT INTO labels (concept, image_id, positive) VALUES {values}")
             client.command("INSERT INTO classifiers SELECT * FROM refine(concept = 'pairs')")
@@ -92,11 +99,15 @@ def test_two_shards_answer_as_one_server(both, query):
 
 def test_pictures_are_embedded_on_the_shard_that_holds_them(both):
     _, two = both
-    shares = two.query("SELECT shardNum(), countIf(id % 2 + 1 = shardNum()), count() FROM cluster('{cluster}', vdx_shard, images) GROUP BY ALL ORDER BY ALL")
+    shares = two.query(
+        "SELECT shardNum(), countIf(id % 2 + 1 = shardNum()), count() FROM cluster('{cluster}', vdx_shard, images) GROUP BY ALL ORDER BY ALL"
+    )
     held = [rows for _, in_place, rows in shares.result_rows if in_place == rows]
     assert (len(held), sum(held)) == (2, PICTURES)
     counted = "view(SELECT rows FROM vdx.function_counters WHERE function = 'try_encode_image')"
-    work = two.query(f"SELECT shardNum() AS shard, any(rows) FROM cluster('{{cluster}}', {counted}) GROUP BY shard ORDER BY shard").result_rows
+    work = two.query(
+        f"SELECT shardNum() AS shard, any(rows) FROM cluster('{{cluster}}', {counted}) GROUP BY shard ORDER BY shard"
+    ).result_rows
     # The first shard's encoder also worked for the single database that the cluster is compared with.
     assert work[1][1] in (held[1], held[1] + 1)
     assert work[0][1] > PICTURES
