@@ -5,7 +5,7 @@ READY = .venv/.ready
 LOCK = .ci/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint torture bench bench-laion bench-refine bench-explorer lock audit tiny clean
+.PHONY: help demo test test-server test-versions lint docs torture bench bench-laion bench-refine bench-explorer bench-shards lock audit tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,17 @@ demo: $(READY)  ## load, search, label and refine on the embedded engine, offlin
 
 test: $(READY)  ## run the tests
 	.venv/bin/python -m pytest
+
+SUITE = tests/test_sql.py tests/test_functions.py tests/test_refine.py tests/test_curation.py tests/test_native.py tests/test_load.py tests/test_datasets.py
+
+test-server: $(READY)  ## run the server's tests and the SQL suite on containers of docker/; fails where no Docker engine answers
+	VDX_REQUIRE_DOCKER=1 .venv/bin/python -m pytest tests/server
+	VDX_REQUIRE_DOCKER=1 .venv/bin/python -m pytest --engine docker $(SUITE)
+
+docs: $(READY)  ## build the reference documentation in docs-output/
+	.venv/bin/python -m vdx_udf.reference docs-output/pages
+	.venv/bin/sphinx-build -C -W -q -D extensions=myst_parser -D myst_heading_anchors=3 -D project=vdx-udf docs-output/pages docs-output/html
+	@echo "docs-output/html/index.html"
 
 lint: $(READY)  ## check style
 	.venv/bin/ruff check .
@@ -43,6 +54,9 @@ bench-refine: $(READY)  ## measure refinement with a simulated user (7 minutes);
 bench-explorer: $(READY)  ## measure the explorer page in a browser over 25,000 pictures (5 minutes)
 	.venv/bin/python -m tests.benchmarks.explorer
 
+bench-shards: $(READY)  ## measure index builds and searches by rows and by shards (12 minutes)
+	.venv/bin/python -m tests.benchmarks.shards
+
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	printf 'hatchling\neditables\n' | uv pip compile pyproject.toml - --extra test --universal --python-version 3.10 --upgrade \
 		--generate-hashes --custom-compile-command "make lock" --quiet --output-file $(LOCK)
@@ -54,4 +68,4 @@ tiny: $(READY)  ## train the bundled model again from its seed (about 28 minutes
 	.venv/bin/python -m vdx_udf.tiny.train
 
 clean:  ## remove the environment and the demo's output
-	rm -rf .venv demo-output build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo-output docs-output build dist .pytest_cache .ruff_cache .hypothesis

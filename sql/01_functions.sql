@@ -44,6 +44,16 @@ CREATE OR REPLACE FUNCTION vdx_softmax AS (logits) ->
 -- Example: SELECT vdx_prompt('a photo of a {}.', 'cat')
 CREATE OR REPLACE FUNCTION vdx_prompt AS (template, label) -> replaceAll(template, '{}', label);
 
+-- vdx_first_logit(cosines, logit_scale): logit scale and bias of a concept's round 0, by the cosines of random pictures to its
+-- vector: 0.5 is the probability of a picture two standard deviations above their mean, and a standard deviation is a
+-- logit of 3 at most. The bias is 0 where there are no pictures.
+-- Example: SELECT vdx_first_logit([0.1, 0.3], 100)
+CREATE OR REPLACE FUNCTION vdx_first_logit AS (cosines, logit_scale) -> arrayMap(
+    deviation -> arrayMap(
+        scale -> (scale, -scale * if(empty(cosines), 0, arrayAvg(cosines) + 2 * deviation)),
+        [if(deviation > 0, least(toFloat64(logit_scale), 3 / deviation), toFloat64(logit_scale))])[1],
+    [if(empty(cosines), 0, arrayReduce('stddevPop', cosines))])[1];
+
 -- vdx_sgd_step(weight, vectors, labels, learning_rate): one step of gradient descent on the mean binary cross-entropy of
 -- a linear classifier without bias; the weight is L2-normalised before the step, not after it.
 -- Example: SELECT vdx_sgd_step([1., 0.], [[1., 0.], [0., 1.]], [1, 0], 0.1)

@@ -1,6 +1,7 @@
 -- Searches. Each is a parameterised view: SELECT * FROM search_text(query = 'a cat', k = 9).
 -- All answer (id, source, dataset, distance), nearest first, through the vector index up to k = 1000 (ClickHouse's
 -- max_limit_for_vector_search_queries) and by an exact scan beyond. All refuse to compare vectors of different models.
+-- A view's argument is a constant, such as encode_text('a cat'); ClickHouse before 26.9 takes no subquery there.
 
 -- search_text(query, k): the k images nearest to a text.
 -- Example: SELECT * FROM search_text(query = 'a red circle', k = 9)
@@ -19,7 +20,7 @@ ORDER BY distance
 LIMIT {k:UInt32};
 
 -- search_vector(vector, k): the k images nearest to a vector, for example a classifier's weight.
--- Example: SELECT * FROM search_vector(vector = (SELECT encode_text('a red circle')), k = 9)
+-- Example: SELECT * FROM search_vector(vector = encode_text('a red circle'), k = 9)
 CREATE OR REPLACE VIEW search_vector AS
 SELECT id, source, dataset, cosineDistance(vector, (SELECT {vector:Array(Float32)} FROM comparable)) AS distance
 FROM images
@@ -60,18 +61,30 @@ WHERE NOT has({exclude:Array(UInt64)}, id)
 ORDER BY distance
 LIMIT {k:UInt32};
 
--- search_vector_where(vector, dataset, attribute, value, k): as search_vector within one data set ('' for all) and, unless
--- attribute is '', with attributes[attribute] = value. Takes the k best of the index's 1000 nearest where as many pass
--- the filter; a filter that leaves fewer is searched exactly, so no match is missed.
--- Example: SELECT * FROM search_vector_where(vector = (SELECT encode_text('a red circle')), dataset = '', attribute = 'background', value = 'white', k = 9)
-CREATE OR REPLACE VIEW search_vector_where AS
+-- search_near_where(vector, concept, image_id, dataset, attribute, value, k): what the next three and best_scores share: the
+-- target is the concept's current weight, else the vector of the image, else the vector given. Takes the k best of the
+-- index's 1000 nearest where as many pass the filter; a filter that leaves fewer is searched exactly, so no match is missed.
+-- Example: SELECT * FROM search_near_where(vector = encode_text('a red circle'), concept = '', image_id = 0, dataset = '', attribute = '', value = '', k = 9)
+CREATE OR REPLACE VIEW search_near_where AS
 WITH
+    (
+        SELECT multiIf(
+            {concept:String} != '',
+            (SELECT argMax(weight, (round, created_at)) FROM classifiers WHERE concept = {concept:String}),
+            {image_id:UInt64} != 0,
+            (
+                SELECT groupArray(1)(vector)[1] FROM images WHERE id = {image_id:UInt64}
+                HAVING NOT throwIf({image_id:UInt64} != 0 AND count() = 0, 'no image has this image_id')
+            ),
+            {vector:Array(Float32)})
+        FROM comparable
+    ) AS target,
     near AS
     (
         SELECT id, source, dataset, distance
         FROM
         (
-            SELECT id, source, dataset, attributes, cosineDistance(vector, (SELECT {vector:Array(Float32)} FROM comparable)) AS distance
+            SELECT id, source, dataset, attributes, cosineDistance(vector, (SELECT target)) AS distance
             FROM images
             ORDER BY distance
             LIMIT 1000
@@ -88,7 +101,7 @@ FROM
     SELECT id, source, dataset, distance FROM near WHERE found = {k:UInt32}
     UNION ALL
     -- The sum keeps this branch from the index, which would look at the filter too late.
-    SELECT id, source, dataset, cosineDistance(vector, (SELECT {vector:Array(Float32)} FROM comparable)) + 0 AS distance
+    SELECT id, source, dataset, cosineDistance(vector, (SELECT target)) + 0 AS distance
     FROM images
     WHERE found < {k:UInt32}
         AND ({dataset:String} = '' OR dataset = {dataset:String})
@@ -99,9 +112,24 @@ FROM
 ORDER BY distance
 LIMIT {k:UInt32};
 
+-- search_vector_where(vector, dataset, attribute, value, k): as search_vector within one data set ('' for all) and, unless
+-- attribute is '', with attributes[attribute] = value; no match is missed.
+-- Example: SELECT * FROM search_vector_where(vector = encode_text('a red circle'), dataset = '', attribute = 'background', value = 'white', k = 9)
+CREATE OR REPLACE VIEW search_vector_where AS
+SELECT id, source, dataset, distance
+FROM search_near_where(vector = {vector:Array(Float32)}, concept = '', image_id = 0, dataset = {dataset:String},
+    attribute = {attribute:String}, value = {value:String}, k = {k:UInt32});
+
 -- search_text_where(query, dataset, attribute, value, k): the same for a text.
 -- Example: SELECT * FROM search_text_where(query = 'a red circle', dataset = '', attribute = 'background', value = 'white', k = 9)
 CREATE OR REPLACE VIEW search_text_where AS
 SELECT id, source, dataset, distance
-FROM search_vector_where(vector = (SELECT encode_text({query:String})), dataset = {dataset:String}, attribute = {attribute:String},
-    value = {value:String}, k = {k:UInt32});
+FROM search_near_where(vector = encode_text({query:String}), concept = '', image_id = 0, dataset = {dataset:String},
+    attribute = {attribute:String}, value = {value:String}, k = {k:UInt32});
+
+-- search_id_where(image_id, dataset, attribute, value, k): the same for an image of the table, which is its own nearest.
+-- Example: SELECT * FROM search_id_where(image_id = 42, dataset = '', attribute = 'background', value = 'white', k = 9)
+CREATE OR REPLACE VIEW search_id_where AS
+SELECT id, source, dataset, distance
+FROM search_near_where(vector = CAST([], 'Array(Float32)'), concept = '', image_id = {image_id:UInt64}, dataset = {dataset:String},
+    attribute = {attribute:String}, value = {value:String}, k = {k:UInt32});

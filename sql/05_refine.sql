@@ -46,51 +46,52 @@ FROM
 ORDER BY turn, id
 LIMIT {n:UInt32};
 
--- first_logit(concept, vector, logit_scale): logit scale and bias of a concept's round 0: 0.5 is the probability of a
--- picture two standard deviations above the mean of 200 random ones, and a standard deviation is a logit of 3 at most.
--- Example: SELECT logit_scale, bias FROM first_logit(concept = 'circles', vector = (SELECT encode_text('a circle')), logit_scale = 100)
-CREATE OR REPLACE VIEW first_logit AS
-SELECT
-    if(deviation > 0, least({logit_scale:Float64}, 3 / deviation), {logit_scale:Float64}) AS logit_scale,
-    -logit_scale * if(pictures > 0, mean + 2 * deviation, 0) AS bias
-FROM
-(
-    SELECT avg(cosine) AS mean, stddevPop(cosine) AS deviation, count() AS pictures
-    FROM
+-- start_near(concept, method, vector, image_id, logit_scale): what the next three share: round 0 from the vector of the image
+-- or, where image_id is 0, the vector given.
+-- Example: SELECT logit_scale, bias FROM start_near(concept = 'circles', method = 'text', vector = encode_text('a circle'), image_id = 0, logit_scale = 100)
+CREATE OR REPLACE VIEW start_near AS
+WITH
     (
-        SELECT dotProduct(vector, vdx_normalize({vector:Array(Float32)})) AS cosine
+        SELECT if(
+            {image_id:UInt64} = 0,
+            {vector:Array(Float32)},
+            (
+                SELECT groupArray(1)(vector)[1] FROM images WHERE id = {image_id:UInt64}
+                HAVING NOT throwIf({image_id:UInt64} != 0 AND count() = 0, 'no image has this image_id')
+            ))
+    ) AS target,
+    (
+        SELECT groupArray(toFloat64(dotProduct(vector, vdx_normalize(target))))
         FROM images
         WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = 200))
-    )
-);
+    ) AS cosines,
+    vdx_first_logit(cosines, {logit_scale:Float64}) AS logit
+SELECT {concept:String} AS concept, 0::UInt32 AS round, {method:String} AS method, assumeNotNull(target) AS weight,
+    assumeNotNull(logit.1) AS logit_scale, assumeNotNull(logit.2) AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels,
+    NULL AS freedom, NULL AS average_precision, NULL AS text_average_precision,
+    '' AS model, '' AS weights_hash, now64(6) AS created_at;
 
 -- start_concept(concept, prompt): round 0 of a concept, the text vector of a prompt.
 -- Example: INSERT INTO classifiers SELECT * FROM start_concept(concept = 'circles', prompt = 'a circle')
 CREATE OR REPLACE VIEW start_concept AS
-WITH
-    encoder_info() AS encoder,
-    (
-        SELECT (logit_scale, bias)
-        FROM first_logit(concept = {concept:String}, vector = (SELECT encode_text({prompt:String})),
-            logit_scale = (SELECT assumeNotNull(toFloat64(encoder_info()['logit_scale']))))
-    ) AS logit
-SELECT {concept:String} AS concept, 0::UInt32 AS round, 'text' AS method, encode_text({prompt:String}) AS weight,
-    assumeNotNull(logit.1) AS logit_scale, assumeNotNull(logit.2) AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels, NULL AS freedom,
-    NULL AS average_precision, NULL AS text_average_precision,
-    encoder['model'] AS model, encoder['weights_hash'] AS weights_hash, now64(6) AS created_at;
+WITH encoder_info() AS encoder
+SELECT concept, round, method, weight, logit_scale, bias, uncertainty, labels, freedom, average_precision, text_average_precision,
+    encoder['model'] AS model, encoder['weights_hash'] AS weights_hash, created_at
+FROM start_near(concept = {concept:String}, method = 'text', vector = encode_text({prompt:String}), image_id = 0,
+    logit_scale = toFloat64(encoder_info()['logit_scale']));
 
 -- start_concept_from(concept, vector): round 0 from any vector, for example a picture's; it stands where a text vector would.
--- Example: INSERT INTO classifiers SELECT * FROM start_concept_from(concept = 'like this', vector = (SELECT any(vector) FROM images))
+-- Example: INSERT INTO classifiers SELECT * FROM start_concept_from(concept = 'like this', vector = encode_text('a circle'))
 CREATE OR REPLACE VIEW start_concept_from AS
-WITH
-    (
-        SELECT (logit_scale, bias)
-        FROM first_logit(concept = {concept:String}, vector = (SELECT {vector:Array(Float32)}), logit_scale = 100)
-    ) AS logit
-SELECT {concept:String} AS concept, 0::UInt32 AS round, 'vector' AS method, {vector:Array(Float32)} AS weight,
-    assumeNotNull(logit.1) AS logit_scale, assumeNotNull(logit.2) AS bias, (0., 0., 0.) AS uncertainty, 0::UInt32 AS labels, NULL AS freedom,
-    NULL AS average_precision, NULL AS text_average_precision,
-    '' AS model, '' AS weights_hash, now64(6) AS created_at;
+SELECT *
+FROM start_near(concept = {concept:String}, method = 'vector', vector = {vector:Array(Float32)}, image_id = 0, logit_scale = 100);
+
+-- start_concept_like(concept, image_id): round 0 from an image of the table.
+-- Example: INSERT INTO classifiers SELECT * FROM start_concept_like(concept = 'like this', image_id = 42)
+CREATE OR REPLACE VIEW start_concept_like AS
+SELECT *
+FROM start_near(concept = {concept:String}, method = 'vector', vector = CAST([], 'Array(Float32)'), image_id = {image_id:UInt64},
+    logit_scale = 100);
 
 -- fit(concept, steps, learning_rate): the next round by the published recipe, gradient steps on a concept's labels from its
 -- current weight, without bias, anchor or calibration. As published: steps = 5, learning_rate = 0.1.
@@ -313,11 +314,20 @@ WITH
     arrayMap(part -> toUInt32(round({k:UInt32} * part / arraySum(shares))), arrayCumSum(shares)) AS marks,
     arrayDifference(arrayPushFront(marks, 0)) AS quotas, -- after a first 0
     judged AS (SELECT image_id FROM current_labels WHERE concept = {concept:String}),
+    -- Others after every label: random_images with a seed that counts them, which a view's argument cannot.
+    (SELECT sipHash64({concept:String} || toString(count())) FROM labels WHERE concept = {concept:String}) AS seed,
     any_images AS
     (
         SELECT id
-        FROM random_images(seed = (SELECT {concept:String} || toString(count()) FROM labels WHERE concept = {concept:String}), n = 3 * {k:UInt32})
+        FROM
+        (
+            SELECT DISTINCT id, 0 AS turn FROM images WHERE id >= seed ORDER BY id LIMIT 3 * {k:UInt32}
+            UNION ALL
+            SELECT DISTINCT id, 1 AS turn FROM images WHERE id < seed ORDER BY id LIMIT 3 * {k:UInt32}
+        )
         WHERE quotas[5] > 0
+        ORDER BY turn, id
+        LIMIT 3 * {k:UInt32}
     ),
     near AS
     (
@@ -475,7 +485,7 @@ FROM images;
 -- Example: SELECT * FROM best_scores(concept = 'circles', dataset = '', attribute = '', value = '', k = 9)
 CREATE OR REPLACE VIEW best_scores AS
 SELECT id, source, dataset, vdx_sigmoid(logit_scale * (1 - distance) + bias) AS probability
-FROM search_vector_where(vector = (SELECT weight FROM current_weight(concept = {concept:String})), dataset = {dataset:String},
+FROM search_near_where(vector = CAST([], 'Array(Float32)'), concept = {concept:String}, image_id = 0, dataset = {dataset:String},
     attribute = {attribute:String}, value = {value:String}, k = {k:UInt32})
 CROSS JOIN (SELECT logit_scale, bias FROM current_weight(concept = {concept:String})) AS logit
 ORDER BY distance;

@@ -102,7 +102,7 @@ FROM
     SELECT id, arrayJoin(arraySlice(arrayReverseSort(groupArray((cosine, neighbour_id))), 1, {k:UInt32})) AS best
     FROM
     (
-        SELECT arrayJoin(vdx_near(a.vectors, b.vectors, {k:UInt32} + 1, -2::Float32)) AS pair,
+        SELECT arrayJoin(vdx_near(a.vectors, b.vectors, toUInt32({k:UInt32} + 1), -2::Float32)) AS pair,
             a.ids[pair.1] AS id, b.ids[pair.2] AS neighbour_id, pair.3 AS cosine
         FROM vector_blocks(dataset = {dataset:String}, attribute = '', value = '') AS a
         CROSS JOIN vector_blocks(dataset = {dataset:String}, attribute = '', value = '') AS b

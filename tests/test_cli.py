@@ -61,7 +61,7 @@ def test_errors_are_one_line_and_exit_code_1(prefix, tmp_path):
 
 def test_doctor_finds_everything_well(prefix):
     done = vdx("doctor", "--prefix", prefix)
-    assert re.findall(r"^(\w+)", done.stdout, re.MULTILINE) == ["ok"] * 6
+    assert re.findall(r"^(\w+)", done.stdout, re.MULTILINE) == ["ok"] * 10
 
 
 def test_doctor_names_what_is_broken_and_the_remedy(prefix, tmp_path):

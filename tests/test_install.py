@@ -18,7 +18,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import vdx
+from tests.test_cli import Terminal
 from vdx_udf import contract, explorer, settings
+from vdx_udf.errors import InstallError
 from vdx_udf.install import Layout, install, stop_encoder, uninstall
 from vdx_udf.model import TINY_FOLDER
 from vdx_udf.tiny.pictures import draw, sample_picture
@@ -36,9 +38,48 @@ def test_a_second_run_changes_nothing(tmp_path):
     before = snapshot(tmp_path)
     assert {action for action, _ in install(layout, "vdx-tiny")} == {"keep"}
     assert snapshot(tmp_path) == before
-    (layout.functions / "encode_text_function.xml").write_text("damaged")
-    assert [path.name for action, path in install(layout, "vdx-tiny") if action == "write"] == ["encode_text_function.xml"]
-    assert snapshot(tmp_path) == before
+
+
+def test_what_somebody_changed_is_kept_unless_told_otherwise(tmp_path):
+    layout = Layout.embedded(tmp_path / "engine")
+    list(install(layout, "vdx-tiny"))
+    before = snapshot(layout.state)
+    changed = layout.functions / "encode_text_function.xml"
+    changed.write_text("my own pool size")
+    (layout.user_scripts / "classify").unlink()
+    with pytest.raises(InstallError, match=f"nothing was written, since somebody changed {changed}: .*--overwrite"):
+        list(install(layout, "vdx-tiny"))
+    assert not (layout.user_scripts / "classify").exists()
+    done = vdx("install", "--prefix", layout.state, "--model", "vdx-tiny", check=False)
+    assert (done.returncode, str(changed) in done.stderr) == (1, True)
+    written = [path.name for action, path in install(layout, "vdx-tiny", overwrite=True) if action == "write"]
+    assert sorted(written) == ["classify", "encode_text_function.xml"]
+    assert snapshot(layout.state) == before
+    # What an earlier version wrote and nobody touched is replaced without a question.
+    assert [path.name for action, path in install(layout, "vdx-tiny", options=("--jpeg-scale", "0")) if action == "write"] == [
+        "vdx_worker.json"
+    ]
+
+
+def test_a_file_that_was_there_before_is_somebodys(tmp_path):
+    layout = Layout.server(tmp_path / "etc", tmp_path / "var", None)
+    layout.functions.mkdir()
+    (layout.functions / "classify_function.xml").write_text("a function of my own")
+    with pytest.raises(InstallError, match=r"classify_function\.xml"):
+        list(install(layout, "vdx-tiny"))
+    assert not layout.config.exists()
+
+
+def test_on_a_terminal_it_asks(tmp_path):
+    vdx("install", "--prefix", tmp_path / "engine", "--model", "vdx-tiny")
+    changed = tmp_path / "engine" / "functions" / "classify_function.xml"
+    for answer, kept in (("n\n", True), ("y\n", False)):
+        changed.write_text("mine")
+        terminal = Terminal("install", "--prefix", tmp_path / "engine", "--model", "vdx-tiny")
+        terminal.wait_for("overwrite them? [y/N]")
+        terminal.type(answer)
+        assert terminal.process.wait(60) == (1 if kept else 0)
+        assert (changed.read_text() == "mine") == kept
 
 
 def test_dry_run_writes_nothing(tmp_path):
@@ -63,6 +104,9 @@ def test_server_folders_with_spaces(tmp_path):
     assert worker["serve"][worker["serve"].index("--allow") + 1] == f"{data}/user_files"
     assert worker["serve"].count("--allow") == 1
     assert (data / "vdx_udf" / "run").stat().st_mode & 0o777 == 0o700
+    # The user of a packaged server has no home folder for weights to be downloaded to.
+    assert worker["environment"] == {"HF_HOME": f"{data}/vdx_udf/models"}
+    assert "CREATE TABLE IF NOT EXISTS images ON CLUSTER" in (data / "vdx_udf" / "sql" / "cluster" / "schema.sql").read_text()
 
 
 SERVER = """

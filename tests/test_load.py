@@ -128,7 +128,7 @@ def test_vectors_of_another_model_are_not_compared(loaded):
     )
     ((one,),) = loaded.query("SELECT id FROM images WHERE dataset = 'rare' LIMIT 1").result_rows
     for search in (
-        "search_text(query = 'a', k = 3)", "search_vector(vector = (SELECT encode_text('a')), k = 3)",
+        "search_text(query = 'a', k = 3)", "search_vector(vector = encode_text('a'), k = 3)",
         f"search_id(image_id = {one}, k = 3)", "search_text_excluding(query = 'a', exclude = [], k = 3)",
         "search_text_where(query = 'a', dataset = '', attribute = '', value = '', k = 3)",
         "zero_shot(labels = ['a', 'b'], template_set = 'default')",

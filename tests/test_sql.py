@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from tests.conftest import PICTURES
 from vdx_udf import engine, settings, statements
 from vdx_udf.bundle import bundle_folder
+from vdx_udf.reference import sql_objects
 
 SEARCHES = {
     "search_text(query = 'a red circle', k = 9)": "encode_text('a red circle')",
@@ -226,22 +227,10 @@ def test_refining_without_a_start_or_labels_says_what_to_do(loaded):
         loaded.query("SELECT * FROM fit(concept = 'bare', steps = 5, learning_rate = 0.1)")
 
 
-CREATED = re.compile(r"^CREATE (?:OR REPLACE )?(?:MATERIALIZED )?(FUNCTION|TABLE|VIEW) (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
-
-
 def documented(place: str = "") -> list[tuple[str, str, str]]:
     """(kind, name, the comment above it) of every object that the SQL files of a folder, or one file, create."""
-    found = []
-    for path in statements.sql_files(bundle_folder("sql") / place):
-        text = path.read_text()
-        for match in CREATED.finditer(text):
-            comment = []
-            for line in reversed(text[: match.start()].splitlines()):
-                if not line.startswith("--"):
-                    break
-                comment.insert(0, line[2:].strip())
-            found.append((match.group(1), match.group(2), "\n".join(comment)))
-    return found
+    files = statements.sql_files(bundle_folder("sql") / place)
+    return [(found.kind, found.name, found.comment) for path in files for found in sql_objects(path)]
 
 
 def states_its_purpose(name: str, comment: str) -> bool:

@@ -260,7 +260,8 @@ def spawn(config):
 
     if os.path.isfile(config["log"]) and os.path.getsize(config["log"]) > LOG_BYTES:
         os.replace(config["log"], config["log"] + ".1")
-    kept = {n: v for n, v in os.environ.items() if n in ENVIRONMENT or n.startswith(ENVIRONMENT_BEGINNINGS)}
+    kept = dict(config.get("environment", {}))
+    kept.update((n, v) for n, v in os.environ.items() if n in ENVIRONMENT or n.startswith(ENVIRONMENT_BEGINNINGS))
     with open(config["log"], "ab") as log:
         return subprocess.Popen(
             config["serve"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/", env=kept

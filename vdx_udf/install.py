@@ -74,6 +74,11 @@ class Layout:
         return self.state / "run"
 
     @property
+    def models(self) -> Path:
+        """Where a server's encoder keeps downloaded weights: the user of a server seldom has a home folder."""
+        return self.state / "models"
+
+    @property
     def sql(self) -> Path:
         return self.state / "sql"
 
@@ -86,7 +91,7 @@ class Layout:
         return self.state / "vdx_udf.manifest.json"
 
     def folders(self) -> list[Path]:
-        return [f for f in (self.user_files, self.data, self.run) if f]
+        return [f for f in (self.user_files, self.data, self.run, None if self.data else self.models) if f]
 
 
 def render(layout: Layout, model: str, options: Sequence[str]) -> dict[Path, tuple[bytes, int]]:
@@ -146,6 +151,7 @@ def _worker_config(layout: Layout, model: str, options: Sequence[str]) -> dict:
         "log": str(layout.run / "encoder.log"),
         "start_seconds": settings.START_SECONDS,
         "serve": serve,
+        "environment": {} if layout.data else {"HF_HOME": str(layout.models)},
     }
 
 
@@ -208,8 +214,8 @@ def uninstall(layout: Layout) -> Iterator[Path]:
         if path.is_file():
             path.unlink()
             yield path
-    if layout.run.is_dir():
-        shutil.rmtree(layout.run)
+    for folder in (layout.run, layout.models):
+        shutil.rmtree(folder, ignore_errors=True)
     emptied = (
         layout.sql / "datasets",
         layout.sql / "cluster",

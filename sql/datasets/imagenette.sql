@@ -35,7 +35,14 @@ WHERE dataset = 'imagenette';
 CREATE OR REPLACE VIEW imagenette_zero_shot AS
 WITH (
     SELECT (groupArray(label), groupArray(embedding))
-    FROM label_embeddings(labels = (SELECT groupArray(class) FROM imagenette_classes), template_set = {template_set:String})
+    FROM
+    (
+        SELECT class AS label, vdx_normalize(avgForEach(encode_text(vdx_prompt(template, class)))) AS embedding
+        FROM prompt_templates
+        CROSS JOIN imagenette_classes
+        WHERE template_set = {template_set:String}
+        GROUP BY class
+    ) AS classes
     CROSS JOIN comparable
 ) AS known
 SELECT class, count() AS images, avg(known.1[indexOf(products, arrayMax(products))] = class) AS accuracy

@@ -1,11 +1,18 @@
 """Two shards against one server: the same statements over the same pictures must answer the same."""
 
 import io
+import re
 
 import numpy as np
 import pytest
 
+from tests.conftest import vdx
 from tests.server.conftest import SYNCHRONOUS, rows_of, single_database
+from vdx_udf import cluster as cluster_schema
+from vdx_udf.bundle import bundle_folder
+from vdx_udf.cluster import ON_CLUSTER
+from vdx_udf.doctor import examine
+from vdx_udf.statements import split_statements
 from vdx_udf.tiny.pictures import draw, pair, sample_picture
 
 PICTURES = 600
@@ -16,7 +23,7 @@ QUERIES = {  # statement: how far numbers may differ
     "SELECT dataset, source, error FROM rejects": 0,
     "SELECT id, source, distance FROM search_text(query = 'a red circle', k = 20)": 1e-6,
     "SELECT id, distance FROM search_id(image_id = {id:UInt64}, k = 9)": 1e-6,
-    "SELECT id, distance FROM search_vector(vector = (SELECT encode_text('a blue star')), k = 9)": 1e-6,
+    "SELECT id, distance FROM search_vector(vector = encode_text('a blue star'), k = 9)": 1e-6,
     "SELECT id FROM search_text_excluding(query = 'a red circle', exclude = [{id:UInt64}], k = 9)": 0,
     "SELECT id FROM search_text_where(query = 'a red circle', dataset = 'drawn', attribute = 'parity', value = '1', k = 9)": 0,
     "SELECT source FROM images ORDER BY cosineDistance(vector, encode_text('two hearts')) LIMIT 9": 0,
@@ -127,6 +134,58 @@ def test_each_shard_searches_its_own_index(both):
         "EXPLAIN indexes = 1, distributed = 1 SELECT id FROM images ORDER BY cosineDistance(vector, encode_text('a star')) LIMIT 9"
     ).result_rows)  # fmt: skip
     assert plan.count("vector_similarity") == 2, plan
+
+
+def test_a_folder_is_loaded_onto_the_shards(both, cluster, tmp_path):
+    """sql/cluster/folder.sql by vdx load; on processes without ON CLUSTER, so that the deletions and index builds are the asked node's."""
+    if cluster.first.command_line:
+        pytest.skip("the folder is not in the container: the statements run on server processes")
+    for number in range(20):
+        draw(sample_picture(np.random.default_rng(500 + number))).save(tmp_path / f"{number}.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "empty.png").touch()
+    file = tmp_path / "folder.sql"
+    file.write_text((bundle_folder("sql") / "cluster" / "folder.sql").read_text().replace(ON_CLUSTER, ""))
+    arguments = ("load", file, tmp_path, "--param", "dataset=folder", "--url", f"{cluster.first.url}/vdx")
+    report = [line.split("\t") for line in vdx(*arguments).stdout.splitlines()]
+    assert report[:3] == [["inputs", "22"], ["images", "20"], ["rejects", "2"]]
+    draw(sample_picture(np.random.default_rng(600))).save(tmp_path / "bad.png")
+    report = [line.split("\t") for line in vdx(*arguments).stdout.splitlines()]
+    assert report[1] == ["images", "21"]
+    _, two = both
+    held = two.query("SELECT shardNum(), count() FROM cluster('{cluster}', vdx_shard, images) WHERE dataset = 'folder' GROUP BY ALL").result_rows
+    assert sum(rows for _, rows in held) == 21
+    assert len(held) == 2
+
+
+def test_the_doctor_looks_at_all_nodes(both, cluster):
+    checks = {check.what: check for check in examine(both[1])}
+    assert checks["encoders of all nodes"].good
+    assert checks["encoders of all nodes"].found == f"{4 if cluster.first.command_line else 2} of vdx-tiny"
+    assert [check.found for check in checks.values() if not check.good and check.what != "vector index"] == []
+
+
+def test_every_statement_of_the_schema_is_understood(both):
+    """ON CLUSTER and replication need Keeper; that ClickHouse parses and formats the statements as meant does not."""
+    _, two = both
+    text = cluster_schema.schema(bundle_folder("sql"))
+    for statement in split_statements(text):
+        code = re.sub(r"^--.*\n", "", statement, flags=re.MULTILINE)
+        if code.startswith("USE"):
+            continue
+        formatted = two.query("SELECT formatQuery({q:String})", {"q": code}).result_rows[0][0]
+        assert ("ON CLUSTER `{cluster}`" in formatted) == (not code.startswith("INSERT")), code
+        if "MergeTree" in code:
+            assert re.search(r"ENGINE = Replicated\w*MergeTree\('/clickhouse/tables/vdx(_shard/\{shard\})?/(\w+)', '", formatted), code
+    assert "currentDatabase()" not in text
+
+
+def test_every_object_of_a_single_server_is_on_a_cluster(both):
+    one, two = both
+    objects = "SELECT name FROM system.tables WHERE database = currentDatabase() AND name NOT LIKE '.inner%'"
+    single, whole = ({name for (name,) in client.query(objects).result_rows} for client in (one, two))
+    shard = {name for (name,) in two.query("SELECT name FROM system.tables WHERE database = 'vdx_shard'").result_rows}
+    assert single == whole | shard
 
 
 def test_new_pictures_are_scored_on_their_shard(both, cluster):

@@ -30,11 +30,11 @@ export const searchText = (text, filter, k) => isSet(filter)
   : sql`SELECT id, source, dataset, distance FROM search_text(query = ${text}, k = ${k})`;
 export const encodedPicture = (base64) => sql`encode_image(base64Decode(${base64}))`;
 const searchVector = (vector, filter, k) => isSet(filter)
-  ? sql`SELECT id, source, dataset, distance FROM search_vector_where(vector = (SELECT ${vector}), ${where(filter)}, k = ${k})`
-  : sql`SELECT id, source, dataset, distance FROM search_vector(vector = (SELECT ${vector}), k = ${k})`;
+  ? sql`SELECT id, source, dataset, distance FROM search_vector_where(vector = ${vector}, ${where(filter)}, k = ${k})`
+  : sql`SELECT id, source, dataset, distance FROM search_vector(vector = ${vector}, k = ${k})`;
 export const searchPicture = (base64, filter, k) => searchVector(encodedPicture(base64), filter, k);
 export const searchLike = (id, filter, k) => isSet(filter)
-  ? searchVector(sql`any(vector) FROM images WHERE id = ${BigInt(id)}`, filter, k)
+  ? sql`SELECT id, source, dataset, distance FROM search_id_where(image_id = ${BigInt(id)}, ${where(filter)}, k = ${k})`
   : sql`SELECT id, source, dataset, distance FROM search_id(image_id = ${BigInt(id)}, k = ${k})`;
 
 // Concepts
@@ -43,9 +43,9 @@ export const concepts = () => sql`SELECT concept, max(round) AS round FROM class
 export const startFromText = (concept, prompt) =>
   sql`INSERT INTO classifiers SELECT * FROM start_concept(concept = ${concept}, prompt = ${prompt})`;
 export const startFromPicture = (concept, base64) =>
-  sql`INSERT INTO classifiers SELECT * FROM start_concept_from(concept = ${concept}, vector = (SELECT ${encodedPicture(base64)}))`;
-export const startFromImage = (concept, id) => sql`INSERT INTO classifiers
-SELECT * FROM start_concept_from(concept = ${concept}, vector = (SELECT any(vector) FROM images WHERE id = ${BigInt(id)}))`;
+  sql`INSERT INTO classifiers SELECT * FROM start_concept_from(concept = ${concept}, vector = ${encodedPicture(base64)})`;
+export const startFromImage = (concept, id) =>
+  sql`INSERT INTO classifiers SELECT * FROM start_concept_like(concept = ${concept}, image_id = ${BigInt(id)})`;
 export const labelled = (concept) => sql`SELECT image_id, positive FROM current_labels WHERE concept = ${concept} ORDER BY image_id`;
 export const label = (concept, id, positive) =>
   sql`INSERT INTO labels (concept, image_id, positive) SELECT ${concept}, ${BigInt(id)}, ${positive}`;
