@@ -59,6 +59,13 @@ def test_errors_are_one_line_and_exit_code_1(prefix, tmp_path):
     assert vdx("sql", "--prefix", prefix, "--url", "http://x", "-q", "SELECT 1", check=False).returncode == 2
 
 
+def test_use_holds_for_the_statements_after_it(prefix):
+    done = vdx("sql", "--prefix", prefix, "-q",
+        "CREATE DATABASE other; USE other; CREATE TABLE t (a Int32) ENGINE = Memory; SELECT currentDatabase(), count() FROM t; USE default;"
+        "SELECT count() FROM system.tables WHERE database = 'other'; DROP DATABASE other")  # fmt: skip
+    assert done.stdout.splitlines() == ["other\t0", "1"]
+
+
 def test_doctor_finds_everything_well(prefix):
     done = vdx("doctor", "--prefix", prefix)
     assert re.findall(r"^(\w+)", done.stdout, re.MULTILINE) == ["ok"] * 10

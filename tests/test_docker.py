@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from tests.server import image
 from vdx_udf import explorer, grafana
@@ -164,12 +165,9 @@ def test_the_environment_is_the_locked_one(tmp_path):
     assert "--hash" not in (home / "constraints.txt").read_text()
     wanted = (home / "dependencies.txt").read_text().splitlines()
     assert {"open_clip_torch>=3.3,<4", "torch>=2.14,<2.15"} <= set(wanted)
-    names = {re.match(r"[\w.-]+", line).group().lower().replace("_", "-") for line in wanted}
-    pinned = {
-        name.lower().replace("_", "-")
-        for name in re.findall(r"^([\w.-]+)==", (home / "constraints.txt").read_text(), re.MULTILINE)
-    }
-    assert names <= {name.replace(".", "-") for name in pinned} | pinned
+    names = {canonicalize_name(re.match(r"[\w.-]+", line).group()) for line in wanted}
+    pinned = re.findall(r"^([\w.-]+)==", (home / "constraints.txt").read_text(), re.MULTILINE)
+    assert names <= set(map(canonicalize_name, pinned))
 
 
 def test_two_shards_of_two_replicas_know_each_other():

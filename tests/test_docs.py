@@ -1,5 +1,6 @@
 """The README says what is there, and its commands and SQL run."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from tests.conftest import put
 from tests.test_sql import documented, states_its_purpose
-from vdx_udf import contract, load, settings
+from vdx_udf import contract, load, settings, sizing
 from vdx_udf.bundle import bundle_folder
 from vdx_udf.cli import main
 from vdx_udf.demo import SWAPPED, WANTED, attributes
@@ -144,14 +145,40 @@ def test_limits_are_the_settings():
         assert limit in flat, limit
 
 
-@pytest.mark.parametrize("name", ["speed", "laion", "refinement", "torture", "explorer"])
+@pytest.mark.parametrize("name", ["speed", "laion", "refinement", "torture", "explorer", "versions", "shards"])
 def test_the_tables_are_the_benchmarks(name):
     assert (ROOT / "tests" / "benchmarks" / "results" / f"{name}.md").read_text() in README
 
 
-def test_the_models_figures_are_those_of_its_training_log():
-    import json
+def test_the_sizing_table_is_the_models_and_its_figures_are_measured():
+    """The model is pinned: what 1 million, 100 million and 10 billion pictures need, from what the benchmarks found."""
+    assert sizing.table() in README
+    assert f"nodes of {sizing.CORES} cores and {sizing.MEMORY >> 30} GiB" in " ".join(README.split())
+    results = ROOT / "tests" / "benchmarks" / "results"
+    measured = json.loads((results / "shards.json").read_text())
+    cores = int(measured["machine"].split()[0])
+    alone = [row for row in measured["rows"] if row["shards"] == 1]
+    assert pytest.approx(alone[-1]["data_bytes"], rel=0.02) == sizing.ROW_BYTES
+    assert pytest.approx(max(row["index_bytes"] for row in alone), rel=0.05) == sizing.INDEX_BYTES
+    for rows, rate in sizing.BUILD_RATES:
+        (found,) = {row["rows"] / row["build_seconds"] / cores for row in alone[:3] if row["rows"] == rows}
+        assert rate == pytest.approx(found, rel=0.1)
+    (images,) = [
+        row
+        for row in json.loads((results / "speed.json").read_text())
+        if row["work"].startswith("500 JPEGs") and "bfloat16" in row["work"]
+    ]
+    assert pytest.approx(images["ours"] / cores, rel=0.1) == sizing.EMBED_RATE
+    million, hundred, billions = map(sizing.needs, (10**6, 10**8, 10**10))
+    assert (million.nodes, million.index_bytes) == (1, 10**6 * sizing.INDEX_BYTES)
+    assert hundred.nodes == -(-hundred.index_bytes // int(sizing.MEMORY * sizing.INDEX_SHARE))
+    # As many pictures a node: the hours stay, the nodes grow.
+    assert billions.build_hours == pytest.approx(hundred.build_hours, rel=0.3)
+    assert billions.nodes == pytest.approx(100 * hundred.nodes, rel=0.3)
+    assert sizing.build_rate(10**7) < sizing.build_rate(10**5) < sizing.build_rate(25_000)
 
+
+def test_the_models_figures_are_those_of_its_training_log():
     from vdx_udf.model import TINY_FOLDER
 
     log = json.loads((TINY_FOLDER / "training.json").read_text())

@@ -7,11 +7,11 @@ assumptions: the index of a shard is kept in memory whole, and cores add up. Vec
 from dataclasses import dataclass
 from math import ceil, log2
 
-# Measured: bytes a row on disk, of the index on disk and in memory, at 200,000 rows a part.
-ROW_BYTES = 2_065
-INDEX_BYTES = 1_500
-# Rows that one core adds to a graph a second, at two numbers of rows a part: the rate falls with the logarithm of the rows.
-BUILD_RATES = ((25_000, 1_000), (200_000, 500))
+# Measured: bytes a row on disk, and of the index on disk, which in memory is about as large, at 100,000 rows a part.
+ROW_BYTES = 2_058
+INDEX_BYTES = 1_400
+# Rows that one core adds to a graph a second, at two numbers of rows a part. Time a row is taken to grow with their logarithm.
+BUILD_RATES = ((25_000, 414), (100_000, 210))
 # Pictures that one core embeds a second: ViT-B/32 in bfloat16, JPEGs of 640x480 read and stored.
 EMBED_RATE = 20
 

@@ -15,20 +15,39 @@ USE vdx;
 -- here, the same rows on every node: schema_version labels classifiers prompt_templates kept_concepts near_pairs neighbours search_trials encoder_samples
 
 USE vdx_shard;
--- classifiers, kept_concepts: of all nodes, for the scores of new images.
+-- classifiers: of all nodes, for the scores of new images.
 -- Example: SELECT concept, round FROM vdx_shard.classifiers
 CREATE OR REPLACE VIEW classifiers ON CLUSTER '{cluster}' AS SELECT * FROM vdx.classifiers;
+
+-- kept_concepts: of all nodes, likewise.
+-- Example: SELECT concept FROM vdx_shard.kept_concepts
 CREATE OR REPLACE VIEW kept_concepts ON CLUSTER '{cluster}' AS SELECT * FROM vdx.kept_concepts;
+
 -- here, each shard's own rows: images rejects inputs inbox embedded inbox_embed embedded_images embedded_rejects superseded kept_scores kept_scores_of_new index_status
 
 USE vdx;
--- images, rejects, inputs, inbox, kept_scores: of all shards. What is inserted goes to the shard that its id names; pictures are embedded there.
--- Example: SELECT count() FROM vdx.images
-CREATE TABLE IF NOT EXISTS images ON CLUSTER '{cluster}' AS vdx_shard.images ENGINE = Distributed('{cluster}', vdx_shard, images, id);
-CREATE TABLE IF NOT EXISTS rejects ON CLUSTER '{cluster}' AS vdx_shard.rejects ENGINE = Distributed('{cluster}', vdx_shard, rejects, id);
-CREATE TABLE IF NOT EXISTS inputs ON CLUSTER '{cluster}' AS vdx_shard.inputs ENGINE = Distributed('{cluster}', vdx_shard, inputs, id);
+-- images: of all shards. A row that is inserted goes to the shard that its id names.
+-- Example: SELECT dataset, count() FROM vdx.images GROUP BY dataset
+CREATE TABLE IF NOT EXISTS images ON CLUSTER '{cluster}' AS vdx_shard.images
+ENGINE = Distributed('{cluster}', vdx_shard, images, id);
+
+-- rejects: of all shards.
+-- Example: SELECT error, count() FROM vdx.rejects GROUP BY error
+CREATE TABLE IF NOT EXISTS rejects ON CLUSTER '{cluster}' AS vdx_shard.rejects
+ENGINE = Distributed('{cluster}', vdx_shard, rejects, id);
+
+-- inputs: of all shards.
+-- Example: SELECT dataset, count() FROM vdx.inputs GROUP BY dataset
+CREATE TABLE IF NOT EXISTS inputs ON CLUSTER '{cluster}' AS vdx_shard.inputs
+ENGINE = Distributed('{cluster}', vdx_shard, inputs, id);
+
+-- inbox: insert pictures here; each is sent to the shard that its id will name, and embedded there.
+-- Example: INSERT INTO vdx.inbox (dataset, source, bytes) SELECT 'holiday', 'example.png', 'no picture' SETTINGS distributed_foreground_insert = 1
 CREATE TABLE IF NOT EXISTS inbox ON CLUSTER '{cluster}' AS vdx_shard.inbox
 ENGINE = Distributed('{cluster}', vdx_shard, inbox, sipHash64(dataset, source));
+
+-- kept_scores: of all shards, each with its own images.
+-- Example: SELECT concept, count() FROM vdx.kept_scores GROUP BY concept
 CREATE TABLE IF NOT EXISTS kept_scores ON CLUSTER '{cluster}' AS vdx_shard.kept_scores
 ENGINE = Distributed('{cluster}', vdx_shard, kept_scores, image_id);
 

@@ -23,7 +23,7 @@ from vdx_udf.install import install
 from vdx_udf.shell import Session
 from vdx_udf.statements import split_statements
 
-ROWS = (5_000, 10_000) if QUICK else (25_000, 50_000, 100_000, 200_000)
+ROWS = (5_000, 10_000) if QUICK else (25_000, 50_000, 100_000)
 SHARDS = (1, 2) if QUICK else (1, 2, 4)
 A_SHARD = 5_000 if QUICK else 25_000
 SEARCHES = 50

@@ -8,10 +8,12 @@ import pytest
 
 from tests.conftest import vdx
 from tests.server.conftest import SYNCHRONOUS, rows_of, single_database
+from tests.test_sql import states_its_purpose
 from vdx_udf import cluster as cluster_schema
 from vdx_udf.bundle import bundle_folder
 from vdx_udf.cluster import ON_CLUSTER
 from vdx_udf.doctor import examine
+from vdx_udf.reference import sql_objects
 from vdx_udf.statements import split_statements
 from vdx_udf.tiny.pictures import draw, pair, sample_picture
 
@@ -153,7 +155,9 @@ def test_a_folder_is_loaded_onto_the_shards(both, cluster, tmp_path):
     report = [line.split("\t") for line in vdx(*arguments).stdout.splitlines()]
     assert report[1] == ["images", "21"]
     _, two = both
-    held = two.query("SELECT shardNum(), count() FROM cluster('{cluster}', vdx_shard, images) WHERE dataset = 'folder' GROUP BY ALL").result_rows
+    held = two.query(
+        "SELECT shardNum(), count() FROM cluster('{cluster}', vdx_shard, images) WHERE dataset = 'folder' GROUP BY ALL"
+    ).result_rows
     assert sum(rows for _, rows in held) == 21
     assert len(held) == 2
 
@@ -176,8 +180,20 @@ def test_every_statement_of_the_schema_is_understood(both):
         formatted = two.query("SELECT formatQuery({q:String})", {"q": code}).result_rows[0][0]
         assert ("ON CLUSTER `{cluster}`" in formatted) == (not code.startswith("INSERT")), code
         if "MergeTree" in code:
-            assert re.search(r"ENGINE = Replicated\w*MergeTree\('/clickhouse/tables/vdx(_shard/\{shard\})?/(\w+)', '", formatted), code
+            assert re.search(
+                r"ENGINE = Replicated\w*MergeTree\('/clickhouse/tables/vdx(_shard/\{shard\})?/(\w+)', '", formatted
+            ), code
     assert "currentDatabase()" not in text
+
+
+def test_every_object_of_a_cluster_states_its_purpose_and_its_example_runs(both):
+    _, two = both
+    found = list(sql_objects(bundle_folder("sql") / "cluster" / "schema.sql"))
+    assert len(found) == 9
+    for each in found:
+        assert states_its_purpose(each.name, each.purpose), each
+        (two.command if each.example.startswith("INSERT") else two.query)(each.example)
+    two.command("DELETE FROM vdx_shard.rejects WHERE dataset = 'holiday'")
 
 
 def test_every_object_of_a_single_server_is_on_a_cluster(both):

@@ -49,6 +49,15 @@ def test_the_doctor_finds_every_part_in_order(server, pictures):
     assert said.count("ok  ") == len(checks)
 
 
+def test_the_doctor_changes_nothing_and_says_what_a_reader_may_not(server, pictures):
+    state = "SELECT name, total_rows, metadata_modification_time FROM system.tables WHERE database = currentDatabase() ORDER BY name"
+    before = pictures.query(state).result_rows
+    client = server.client(readonly=1)
+    wrong = [check for check in examine(client) if not check.good]
+    assert [(check.what, check.found) for check in wrong] == [("rights", "lacking: INSERT (the user's profile has readonly)")]
+    assert pictures.query(state).result_rows == before
+
+
 @pytest.mark.parametrize("statement", [
     "SELECT encode_text('a red circle')[1], encode_text('')[1]",
     "SELECT length(encode_text(text)) FROM values('text String', '', 'a', 'b', '')",
