@@ -20,14 +20,17 @@ $(READY): pyproject.toml $(LOCK)
 demo: $(READY)  ## load, search, label and refine on the embedded engine, offline; results in demo-output/
 	.venv/bin/vdx demo
 
-test: $(READY)  ## run the tests
-	.venv/bin/python -m pytest
+test: $(READY)  ## run the tests, two files at a time
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 SUITE = tests/test_sql.py tests/test_functions.py tests/test_refine.py tests/test_curation.py tests/test_native.py tests/test_load.py tests/test_datasets.py
 
 test-server: $(READY)  ## run the server's tests and the SQL suite on containers of docker/; fails where no Docker engine answers
 	VDX_REQUIRE_DOCKER=1 .venv/bin/python -m pytest tests/server
 	VDX_REQUIRE_DOCKER=1 .venv/bin/python -m pytest --engine docker $(SUITE)
+
+test-versions: $(READY)  ## run every SQL object's example on the engines of earlier releases (5 minutes, 1 GB of downloads)
+	.venv/bin/python -m tests.versions
 
 docs: $(READY)  ## build the reference documentation in docs-output/
 	.venv/bin/python -m vdx_udf.reference docs-output/pages

@@ -30,6 +30,12 @@ def pytest_addoption(parser):
     )  # fmt: skip
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that none of two workers is left with one of them at the end."""
+    longest = ("test_torture", "test_package", "test_load", "test_datasets")
+    items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
+
+
 @pytest.fixture(scope="session")
 def engine_of(request, tmp_path_factory):
     """What is tested: (its folders, a function that gives a new client, the options that `vdx` reaches it by)."""

@@ -170,12 +170,20 @@ def test_the_sizing_table_is_the_models_and_its_figures_are_measured():
     ]
     assert pytest.approx(images["ours"] / cores, rel=0.1) == sizing.EMBED_RATE
     million, hundred, billions = map(sizing.needs, (10**6, 10**8, 10**10))
-    assert (million.nodes, million.index_bytes) == (1, 10**6 * sizing.INDEX_BYTES)
-    assert hundred.nodes == -(-hundred.index_bytes // int(sizing.MEMORY * sizing.INDEX_SHARE))
+    assert (million.nodes, million.index_memory) == (1, 10**6 * sizing.INDEX_MEMORY)
+    assert hundred.nodes == -(-hundred.index_memory // int(sizing.MEMORY * sizing.INDEX_SHARE))
     # As many pictures a node: the hours stay, the nodes grow.
     assert billions.build_hours == pytest.approx(hundred.build_hours, rel=0.3)
     assert billions.nodes == pytest.approx(100 * hundred.nodes, rel=0.3)
     assert sizing.build_rate(10**7) < sizing.build_rate(10**5) < sizing.build_rate(25_000)
+
+
+def test_the_index_is_as_large_in_memory_as_the_sizing_says(fresh_tables):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((5_000, 512))
+    put(fresh_tables, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    held = "SELECT sum(secondary_indices_uncompressed_bytes) / sum(rows) FROM system.parts WHERE database = currentDatabase() AND table = 'images' AND active"
+    assert fresh_tables.query(held).result_rows[0][0] == pytest.approx(sizing.INDEX_MEMORY, rel=0.05)
 
 
 def test_the_models_figures_are_those_of_its_training_log():

@@ -187,13 +187,17 @@ def test_a_service_that_stopped_between_blocks_is_started_again(own_layout):
         assert np.array_equal(before, after)
 
 
-def test_a_worker_in_a_pool_follows_a_new_installation(own_layout):
-    with Worker(own_layout.user_scripts) as worker:
-        answers = []
-        for precision in ("float32", "bfloat16"):
-            list(install(own_layout, "vdx-tiny", options=("--precision", precision)))
-            answers += worker.ask([b"a red circle"])
-    assert 0 < np.abs(answers[0] - answers[1]).max() < 0.02
+def test_a_new_pool_follows_a_new_installation_and_the_old_one_is_served_beside_it(own_layout):
+    list(install(own_layout, "vdx-tiny", options=("--precision", "float32")))
+    with Worker(own_layout.user_scripts) as old:
+        (before,) = old.ask([b"a red circle"])
+        first = encoder_pid(own_layout)
+        list(install(own_layout, "vdx-tiny", options=("--precision", "bfloat16")))
+        with Worker(own_layout.user_scripts) as new:
+            (after,) = new.ask([b"a red circle"])
+            assert encoder_pid(own_layout) != first
+            assert 0 < np.abs(before - after).max() < 0.02
+            assert np.array_equal(old.ask([b"a red circle"])[0], before)
 
 
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path):

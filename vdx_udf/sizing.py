@@ -7,9 +7,13 @@ assumptions: the index of a shard is kept in memory whole, and cores add up. Vec
 from dataclasses import dataclass
 from math import ceil, log2
 
-# Measured: bytes a row on disk, and of the index on disk, which in memory is about as large, at 100,000 rows a part.
+from vdx_udf import settings
+
+# Measured: bytes a row on disk, and of the index there, which is compressed.
 ROW_BYTES = 2_058
 INDEX_BYTES = 1_400
+# In memory: the vector in bfloat16, and 2 M links of 4 bytes (usearch's base layer; ClickHouse, "Approximate vector search").
+INDEX_MEMORY = settings.DIMENSION * 2 + 2 * settings.HNSW_M * 4
 # Rows that one core adds to a graph a second, at two numbers of rows a part. Time a row is taken to grow with their logarithm.
 BUILD_RATES = ((25_000, 414), (100_000, 210))
 # Pictures that one core embeds a second: ViT-B/32 in bfloat16, JPEGs of 640x480 read and stored.
@@ -28,7 +32,7 @@ class Needs:
 
     pictures: int
     disk_bytes: int
-    index_bytes: int
+    index_memory: int
     nodes: int
     build_hours: float
     embed_hours: float
@@ -43,7 +47,7 @@ def build_rate(rows: int) -> float:
 
 
 def needs(pictures: int) -> Needs:
-    index = pictures * INDEX_BYTES
+    index = pictures * INDEX_MEMORY
     nodes = max(1, ceil(index / (MEMORY * INDEX_SHARE)))
     shard = ceil(pictures / nodes)
     graphs = ceil(shard / MOST_PART_ROWS)
@@ -66,7 +70,7 @@ def table() -> str:
     ]
     for each in map(needs, (1_000_000, 100_000_000, 10_000_000_000)):
         lines.append(
-            f"| {each.pictures:,} | {_bytes(each.disk_bytes)} | {_bytes(each.index_bytes)} | {each.nodes:,}"
+            f"| {each.pictures:,} | {_bytes(each.disk_bytes)} | {_bytes(each.index_memory)} | {each.nodes:,}"
             f" | {_hours(each.build_hours)} | {_hours(each.embed_hours)} |"
         )
     return "\n".join(lines) + "\n"

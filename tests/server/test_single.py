@@ -54,7 +54,9 @@ def test_the_doctor_changes_nothing_and_says_what_a_reader_may_not(server, pictu
     before = pictures.query(state).result_rows
     client = server.client(readonly=1)
     wrong = [check for check in examine(client) if not check.good]
-    assert [(check.what, check.found) for check in wrong] == [("rights", "lacking: INSERT (the user's profile has readonly)")]
+    assert [(check.what, check.found) for check in wrong] == [
+        ("rights", "lacking: INSERT ON inbox, INSERT ON labels, INSERT ON classifiers")
+    ]
     assert pictures.query(state).result_rows == before
 
 
