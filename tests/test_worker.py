@@ -198,6 +198,14 @@ def test_a_new_pool_follows_a_new_installation_and_the_old_one_is_served_beside_
             assert encoder_pid(own_layout) != first
             assert 0 < np.abs(before - after).max() < 0.02
             assert np.array_equal(old.ask([b"a red circle"])[0], before)
+            successor = (own_layout.run / "encoder.sock").stat()
+            os.kill(first, signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while Path(f"/proc/{first}/stat").read_text().split()[2] != "Z":  # the worker that started it does not ask after it
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert (own_layout.run / "encoder.sock").stat() == successor
+            assert np.array_equal(old.ask([b"a red circle"])[0], after)
 
 
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path):

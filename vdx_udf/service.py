@@ -135,7 +135,8 @@ class Service:
     def stop(self, why: str) -> int:
         """What is left to do at the end; the exit status."""
         log.info("%s", why)
-        self.path.unlink(missing_ok=True)
+        if not self._draining:  # the socket is the successor's
+            self.path.unlink(missing_ok=True)
         return 0
 
     def working(self, change: int) -> None:
