@@ -61,6 +61,18 @@ def test_what_somebody_changed_is_kept_unless_told_otherwise(tmp_path):
     ]
 
 
+def test_a_manifest_without_hashes_is_of_an_earlier_bundle(tmp_path):
+    layout = Layout.embedded(tmp_path)
+    list(install(layout, "vdx-tiny"))
+    manifest = json.loads(layout.manifest.read_text())
+    layout.manifest.write_text(json.dumps(manifest | {"files": list(manifest["files"])}))
+    (layout.functions / "classify_function.xml").write_text("as the earlier bundle had it")
+    assert [path.name for action, path in install(layout, "vdx-tiny") if action == "write"] == ["classify_function.xml"]
+    assert json.loads(layout.manifest.read_text()) == manifest
+    layout.manifest.write_text(json.dumps(manifest | {"files": list(manifest["files"])}))
+    assert {path.name for path in uninstall(layout)} >= {"classify_function.xml", "encode_text"}
+
+
 def test_a_file_that_was_there_before_is_somebodys(tmp_path):
     layout = Layout.server(tmp_path / "etc", tmp_path / "var", None)
     layout.functions.mkdir()

@@ -185,9 +185,10 @@ def install(
     if no_paths or folders:
         layout = replace(layout, readable=tuple(folder.absolute() for folder in folders))
     options = _service_arguments(**service)
-    if not overwrite and sys.stdin.isatty() and (changed := changed_since(layout, render(layout, model, options))):
+    asks = sys.stdin.isatty() and not (overwrite or dry_run)
+    if asks and (changed := changed_since(layout, render(layout, model, options))):
         click.echo("changed by somebody since vdx install wrote them, or not written by it:")
-        overwrite = click.confirm("\n".join(["", *map(str, changed), "overwrite them?"]).strip(), abort=True)
+        overwrite = click.confirm("\n".join([*map(str, changed), "overwrite them?"]), abort=True)
     for action, path in lay(layout, model, dry_run, options, overwrite):
         click.echo(f"{action}  {path}")
     if dry_run:

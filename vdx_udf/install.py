@@ -160,7 +160,7 @@ def changed_since(layout: Layout, files: dict[Path, tuple[bytes, int]]) -> list[
     left = _manifest(layout)["files"]
     return [
         path for path, (content, _) in files.items()
-        if path.is_file() and (there := path.read_bytes()) != content and left.get(str(path)) != _hash(there)
+        if path.is_file() and (there := path.read_bytes()) != content and left.get(str(path), "") not in (None, _hash(there))
     ]  # fmt: skip
 
 
@@ -265,7 +265,10 @@ def _manifest(layout: Layout) -> dict:
     """What was installed: the model, and the files with the hashes of what was written."""
     if not layout.manifest.is_file():
         return {"model": None, "files": {}}
-    return json.loads(layout.manifest.read_text())
+    manifest = json.loads(layout.manifest.read_text())
+    if isinstance(manifest["files"], list):  # by a bundle that noted no hashes: taken as unchanged
+        manifest["files"] = dict.fromkeys(manifest["files"])
+    return manifest
 
 
 def _hash(content: bytes) -> str:

@@ -19,7 +19,8 @@ from vdx_udf.shell import Session
 from vdx_udf.statements import split_statements
 
 KINDS = ("process", "container")
-SYNCHRONOUS = {"distributed_foreground_insert": 1, "mutations_sync": 2}
+# Every statement on the first replica of each shard, so that none has to wait for another replica.
+SYNCHRONOUS = {"distributed_foreground_insert": 1, "mutations_sync": 2, "load_balancing": "in_order"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Two shards with the cluster's schema. `replicate(table)` gives all nodes the first one's rows where Keeper is missing."""
+    """Two shards with the cluster's schema. `replicate(table)`: all nodes have the first one's rows of a table of `vdx` after it."""
 
     first: Server
     replicate: Callable[[str], None]
@@ -66,7 +67,9 @@ def cluster(request, tmp_path_factory):
         with containers.cluster() as (url, shards):
             found = Server(url, lambda query: shards[0].client("--database", "vdx", "--query", query))
             _wait_for_schema(found)
-            yield Cluster(found, lambda table: None)
+            yield Cluster(
+                found, lambda table: found.client().command(f"SYSTEM SYNC REPLICA ON CLUSTER '{{cluster}}' vdx.{table}")
+            )
         return
     nodes = free_nodes(tmp_path_factory.mktemp("cluster"), 2)
     for node in nodes:
@@ -105,8 +108,8 @@ def _wait_for_schema(server: Server, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            # Made last: the views of sql/10_dashboard.sql.
-            return server.client().command("SELECT count() FROM vdx.dashboard_panels") and None
+            server.client().command("SELECT count() FROM vdx.dashboard_panels")  # of the file that comes last
+            return
         except ClickHouseError:
             assert time.monotonic() < deadline, "the schema was not made"
             time.sleep(1)
