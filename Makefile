@@ -21,7 +21,7 @@ demo: $(READY)  ## load, search, label and refine on the embedded engine, offlin
 	.venv/bin/vdx demo
 
 test: $(READY)  ## run the tests, two files at a time
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 SUITE = tests/test_sql.py tests/test_functions.py tests/test_refine.py tests/test_curation.py tests/test_native.py tests/test_load.py tests/test_datasets.py
 
