@@ -56,7 +56,7 @@ class Worker:
         sender.join()
         return answer
 
-    def ends(self, within: float = 5.0) -> int:
+    def ends(self, within: float = 30.0) -> int:
         return self.process.wait(within)
 
     def last_words(self) -> str:
