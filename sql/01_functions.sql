@@ -4,21 +4,37 @@
 -- Example: SELECT encoder_info()['dimension']
 CREATE OR REPLACE FUNCTION encoder_info AS () -> vdx_encoder_info('now');
 
--- vdx_pictures(path): a folder as the glob of all picture files below it; anything else, a glob among them, as it is.
--- Example: SELECT vdx_pictures('/pictures')
-CREATE OR REPLACE FUNCTION vdx_pictures AS (path) -> if(
-    match(path, '[*?{]|\\.\\w+$'),
-    path,
-    concat(trimRight(path, '/'), '/**/*.{jpg,jpeg,png,webp,gif,bmp,tif,tiff,JPG,JPEG,PNG,WEBP,GIF,BMP,TIF,TIFF}'));
+-- vdx_is_picture(path): whether a file's name ends as those of the formats that encode_image reads, or that it names a package for.
+-- Example: SELECT vdx_is_picture('/pictures/IMG_1.Jpg')
+CREATE OR REPLACE FUNCTION vdx_is_picture AS (path) -> lower(extract(path, '\\.([A-Za-z0-9]+)$')) IN (
+    'jpg', 'jpeg', 'jpe', 'jfif', 'mpo', 'png', 'apng', 'webp', 'gif', 'bmp', 'dib', 'tif', 'tiff', 'avif', 'avifs',
+    'jp2', 'j2k', 'jpf', 'jpx', 'jpc', 'j2c', 'pnm', 'ppm', 'pgm', 'pbm', 'pfm', 'ico', 'tga', 'heic', 'heif', 'hif', 'jxl');
+
+-- vdx_literal(path): a path as a glob that matches it, whatever signs of globs its name holds; WHERE startsWith(_path, path) leaves
+-- out what else that matches.
+-- Example: SELECT vdx_literal('/pictures/who?')
+CREATE OR REPLACE FUNCTION vdx_literal AS (path) -> replaceRegexpAll(path, '[*?{}]', '?');
 
 -- vdx_content_hash(source, bytes): the SHA-256 by which a picture is known: of its bytes, or of its source where that was
 -- given alone.
 -- Example: SELECT hex(vdx_content_hash('https://example.com/1.jpg', ''))
 CREATE OR REPLACE FUNCTION vdx_content_hash AS (source, bytes) -> SHA256(if(empty(bytes), source, bytes));
 
--- vdx_normalize(vector): the vector scaled to length 1.
+-- vdx_source(source, bytes): the name that a picture goes by: its source or, where it was given none, its SHA-256.
+-- Example: SELECT vdx_source('', 'bytes of a picture')
+CREATE OR REPLACE FUNCTION vdx_source AS (source, bytes) ->
+    if(empty(source) AND notEmpty(bytes), concat('sha256:', lower(hex(SHA256(bytes)))), source);
+
+-- vdx_normalize(vector): the vector scaled to length 1; one of zeros stays as it is.
 -- Example: SELECT vdx_normalize([3, 4])
-CREATE OR REPLACE FUNCTION vdx_normalize AS (vector) -> vector / L2Norm(vector);
+CREATE OR REPLACE FUNCTION vdx_normalize AS (vector) -> vector / if(L2Norm(vector) = 0, 1, L2Norm(vector));
+
+-- vdx_throw_if_foreign(model, weights_hash, encoder): an error for an image whose vector is another model's than the encoder's.
+-- Example: SELECT vdx_throw_if_foreign(encoder_info()['model'], '', encoder_info())
+CREATE OR REPLACE FUNCTION vdx_throw_if_foreign AS (model, weights_hash, encoder) -> throwIf(
+    weights_hash != encoder['weights_hash'] AND (weights_hash != '' OR model != encoder['model']),
+    'images holds vectors of another model than the encoder runs, and vectors of different models do not compare: SELECT * FROM'
+    || ' comparable says which, and what to do');
 
 -- vdx_jitter(vector, seed): the vector with each number moved by up to 0.2 %, always the same for a seed; length 1, cosine
 -- to the vector above 0.999999.

@@ -1,7 +1,10 @@
 -- Tables. A number before /* dimension */ is the embedding dimension of the installed model.
 
--- images: one row per embedded picture and model. The vector index serves every ORDER BY cosineDistance(vector, ...)
--- LIMIT k. A picture that is inserted again under the same source replaces its row.
+-- images: one row per embedded picture. The vector index serves every ORDER BY cosineDistance(vector, ...) LIMIT k. A picture
+-- that is inserted again under the same source replaces its row: the views leave the old one out from then on, see
+-- superseded_images; a merge removes it. DELETE FROM images leaves rows in the index until their part is written anew: the views
+-- look past them, a statement of your own finds fewer than k until
+-- ALTER TABLE images APPLY DELETED MASK SETTINGS mutations_sync = 2.
 -- Example: SELECT dataset, count() FROM images GROUP BY dataset
 CREATE TABLE IF NOT EXISTS images
 (
@@ -16,7 +19,7 @@ CREATE TABLE IF NOT EXISTS images
     caption String,
     attributes Map(LowCardinality(String), String),
     size UInt64,                                     -- of the picture's bytes, where they were given
-    loaded_at DateTime64(3) DEFAULT now64(3),
+    loaded_at DateTime64(3) DEFAULT nowInBlock64(3), -- of two rows of an id the later one counts
     CONSTRAINT vector_length CHECK length(vector) = 512 /* dimension */,
     -- Cosine, bfloat16, M = 64, ef_construction = 256: as the published LAION index.
     INDEX vector_index vector TYPE vector_similarity('hnsw', 'cosineDistance', 512 /* dimension */, 'bf16', 64, 256)
@@ -28,7 +31,8 @@ ORDER BY id
 -- 128 vectors of 512: a judged or random image is read with its granule, in a quarter of the time that 10 MiB take.
 SETTINGS index_granularity_bytes = 262144;
 
--- rejects: one row per picture that could not be embedded, with the reason. To try one again, delete its row.
+-- rejects: one row per picture that could not be embedded, with the reason; current_rejects has those that still hold. To try one
+-- again, delete its row.
 -- Example: SELECT error, count() FROM rejects GROUP BY error
 CREATE TABLE IF NOT EXISTS rejects
 (
@@ -38,23 +42,92 @@ CREATE TABLE IF NOT EXISTS rejects
     content_hash FixedString(32),
     error String,
     size UInt64,
-    rejected_at DateTime64(3) DEFAULT now64(3)
+    rejected_at DateTime64(3) DEFAULT nowInBlock64(3)
 )
 ENGINE = ReplacingMergeTree(rejected_at) ORDER BY id;
 
--- inputs: the pictures that a load found, noted before it embeds them.
+-- inputs: the pictures that a load found, noted before it embeds them, and those that came through inbox.
 -- Example: SELECT dataset, count() FROM inputs FINAL GROUP BY dataset
 CREATE TABLE IF NOT EXISTS inputs
 (
     id UInt64 DEFAULT sipHash64(dataset, source),
     source String,
     dataset LowCardinality(String),
-    seen_at DateTime64(3) DEFAULT now64(3)
+    seen_at DateTime64(3) DEFAULT now64(3),
+    content_hash FixedString(32),                    -- of what came through inbox, with the INSERT that brought it
+    insert_id String
 )
 ENGINE = ReplacingMergeTree(seen_at) ORDER BY (dataset, id);
 
+-- superseded_images: rows of images that a newer row, or a newer reject, of the same id replaced, noted as that one comes in. The
+-- views leave them out; vdx load clears both where they are more than a tenth of a partition.
+-- Example: SELECT count() FROM superseded_images
+CREATE TABLE IF NOT EXISTS superseded_images (id UInt64, loaded_at DateTime64(3))
+ENGINE = ReplacingMergeTree ORDER BY (id, loaded_at);
+
+-- image_rows: id and time of every row of images. A view that is filled by INSERTs into images reads the table through it: there
+-- the table's own name is the block that comes in.
+-- Example: SELECT id, count() FROM image_rows GROUP BY id HAVING count() > 1
+CREATE OR REPLACE VIEW image_rows AS
+SELECT id, loaded_at FROM images;
+
+-- images_supersede: of two rows of an id the older one is superseded. An INSERT of rows that are all new can say so by
+-- optimize_on_insert = 0: then nothing is looked up.
+CREATE MATERIALIZED VIEW IF NOT EXISTS images_supersede TO superseded_images AS
+SELECT fresh.id AS id, least(fresh.loaded_at, held.loaded_at) AS loaded_at
+FROM images AS fresh
+INNER JOIN
+(
+    SELECT id, loaded_at
+    FROM image_rows
+    WHERE id IN (SELECT id FROM images WHERE getSetting('optimize_on_insert'))
+) AS held USING (id)
+WHERE fresh.loaded_at != held.loaded_at;
+
+-- rejects_supersede: a picture whose new content cannot be embedded leaves no old row in its place.
+CREATE MATERIALIZED VIEW IF NOT EXISTS rejects_supersede TO superseded_images AS
+SELECT held.id AS id, held.loaded_at AS loaded_at
+FROM rejects AS fresh
+INNER JOIN (SELECT id, loaded_at FROM images WHERE id IN (SELECT id FROM rejects)) AS held USING (id)
+WHERE held.loaded_at <= fresh.rejected_at;
+
+-- current_images: the images that count, one row an id, the newest.
+-- Example: SELECT source, caption FROM current_images WHERE dataset = 'holiday'
+CREATE OR REPLACE VIEW current_images AS
+SELECT * FROM images WHERE (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images);
+
+-- current_rejects: the rejects that still hold: none of them was embedded since.
+-- Example: SELECT source, error FROM current_rejects WHERE dataset = 'holiday'
+CREATE OR REPLACE VIEW current_rejects AS
+SELECT * FROM rejects FINAL
+WHERE id GLOBAL NOT IN (SELECT id FROM current_images WHERE id GLOBAL IN (SELECT id FROM rejects));
+
+-- superseded: the rows that superseded_images should hold, by looking at all images. Only rows of one id that two INSERTs bring at
+-- the same moment can miss each other on their way in.
+-- Example: SELECT count() FROM superseded WHERE dataset = 'holiday'
+CREATE OR REPLACE VIEW superseded AS
+SELECT dataset, id, loaded_at
+FROM images
+GLOBAL INNER JOIN
+(
+    SELECT id, max(at) AS newest
+    FROM (SELECT id, loaded_at AS at FROM images UNION ALL SELECT id, rejected_at + INTERVAL 1 MILLISECOND FROM rejects)
+    GROUP BY id
+    HAVING count() > 1
+) AS known USING (id)
+WHERE loaded_at < newest;
+
+-- hidden_rows: how many rows of images the views leave out: superseded ones, and deleted ones that are still in their parts. Searches
+-- ask the index for as many more. While nothing is hidden both counts come from what ClickHouse knows of the parts.
+-- Example: SELECT hidden FROM hidden_rows
+CREATE OR REPLACE VIEW hidden_rows AS
+SELECT toUInt64(greatest(0, assumeNotNull((SELECT count() FROM images SETTINGS apply_deleted_mask = 0)) - assumeNotNull((SELECT count() FROM images))))
+    + assumeNotNull((SELECT count() FROM superseded_images)) AS hidden;
+
 -- inbox: insert pictures here; each becomes a row of images or of rejects. `bytes` is the picture's content; where it is
 -- empty, source is a path or URL that the encoder reads. What is already there, by source, content and model, is passed over.
+-- A picture without a source goes by its SHA-256. Of pictures with one source and different content in one INSERT one is taken;
+-- the others are rejects under names of their own.
 -- Example: INSERT INTO inbox (dataset, source, bytes) SELECT 'holiday', _path, raw_blob FROM file('holiday/*.jpg', RawBLOB)
 CREATE TABLE IF NOT EXISTS inbox
 (
@@ -88,23 +161,42 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS inbox_embed TO embedded AS
 WITH
     (SELECT encoder_info()) AS encoder,
     -- The zero byte says that a short text is a broken picture's content, not a path; no picture format minds it.
-    multiIf(empty(bytes), source, length(bytes) <= 4096 AND isValidUTF8(bytes), bytes || '\0', bytes) AS picture,
+    multiIf(empty(bytes), given, length(bytes) <= 4096 AND (isValidUTF8(bytes) OR startsWith(bytes, '/')), bytes || '\0', bytes) AS picture,
+    multiIf(
+        clashes, 'another picture of the same INSERT has this source: give each a source of its own',
+        empty(given) AND empty(bytes), 'neither bytes nor a source were given',
+        '') AS mistake,
+    empty(twin) AND empty(mistake) AS unknown,
     -- The inner if() keeps a known picture from the encoder: the outer one alone may compute both sides for every row.
-    if(empty(twin), try_encode_image(if(empty(twin), picture, '\0')), (twin, '')) AS found,
-    notEmpty(twin) OR (dataset, source) NOT IN (
-        SELECT min((dataset, source)) FROM inbox GROUP BY vdx_content_hash(source, bytes)) AS is_copy
+    multiIf(notEmpty(mistake), ([], mistake), unknown, try_encode_image(if(unknown, picture, '\0')), (twin, '')) AS found,
+    notEmpty(twin) OR (dataset, given) NOT IN (
+        SELECT min((dataset, vdx_source(source, bytes))) FROM inbox GROUP BY vdx_content_hash(source, bytes)) AS is_copy
 SELECT
-    source,
+    if(clashes, other_name, given) AS source,
     dataset,
     encoder['model'] AS model,
     encoder['weights_hash'] AS weights_hash,
     encoder['preprocessing'] AS preprocessing,
     content_hash,
-    (if(is_copy, vdx_jitter(found.1, sipHash64(dataset, source)), found.1)::Array(Float32), found.2) AS encoded,
+    (if(is_copy, vdx_jitter(found.1, sipHash64(dataset, given)), found.1)::Array(Float32), found.2) AS encoded,
     caption,
     attributes,
     length(bytes) AS size
-FROM (SELECT *, vdx_content_hash(source, bytes) AS content_hash FROM inbox) AS fresh
+FROM
+(
+    SELECT dataset, vdx_source(source, bytes) AS given, bytes, caption, attributes, vdx_content_hash(source, bytes) AS content_hash,
+        concat(given, '#', lower(hex(substring(content_hash, 1, 8)))) AS other_name,
+        -- Of one source's pictures in a block the one of least hash is taken; or the one that an earlier block of the INSERT held.
+        (dataset, given, content_hash) NOT IN (
+            SELECT dataset, vdx_source(source, bytes), min(vdx_content_hash(source, bytes)) FROM inbox GROUP BY ALL)
+        OR (sipHash64(dataset, given) IN (SELECT id FROM inputs
+                WHERE dataset IN (SELECT dataset FROM inbox) AND id IN (SELECT sipHash64(dataset, vdx_source(source, bytes)) FROM inbox)
+                    AND insert_id = initialQueryID() AND insert_id != '')
+            AND (sipHash64(dataset, given), content_hash) NOT IN (SELECT id, content_hash FROM inputs
+                WHERE dataset IN (SELECT dataset FROM inbox) AND id IN (SELECT sipHash64(dataset, vdx_source(source, bytes)) FROM inbox)
+                    AND insert_id = initialQueryID())) AS clashes
+    FROM inbox
+) AS fresh
 LEFT ANY JOIN
 (
     SELECT content_hash, vector AS twin
@@ -113,14 +205,24 @@ LEFT ANY JOIN
 ) AS twins USING (content_hash)
 WHERE (sipHash64(dataset, source), content_hash) NOT IN
 (
+    WITH ids AS
+    (
+        SELECT arrayJoin([sipHash64(dataset, given), sipHash64(dataset, concat(given, '#', lower(hex(substring(content_hash, 1, 8)))))]) AS id
+        FROM (SELECT dataset, vdx_source(source, bytes) AS given, vdx_content_hash(source, bytes) AS content_hash FROM inbox)
+    )
     SELECT id, content_hash
-    FROM images
-    WHERE weights_hash = encoder['weights_hash'] AND id IN (SELECT sipHash64(dataset, source) FROM inbox)
+    FROM current_images
+    WHERE weights_hash = encoder['weights_hash'] AND id IN (SELECT id FROM ids)
     UNION ALL
     SELECT id, content_hash
-    FROM rejects
-    WHERE id IN (SELECT sipHash64(dataset, source) FROM inbox)
+    FROM current_rejects
+    WHERE id IN (SELECT id FROM ids)
 );
+
+-- embedded_inputs: notes in inputs what goes to images and rejects.
+CREATE MATERIALIZED VIEW IF NOT EXISTS embedded_inputs TO inputs AS
+SELECT source, dataset, content_hash, initialQueryID() AS insert_id
+FROM embedded;
 
 -- embedded_images: moves the good rows to images.
 CREATE MATERIALIZED VIEW IF NOT EXISTS embedded_images TO images AS
@@ -134,26 +236,6 @@ SELECT source, dataset, content_hash, encoded.error AS error, size
 FROM embedded
 WHERE encoded.error != '';
 
--- superseded: rows of images and rejects whose source was loaded again since, with another content. Loads delete them.
--- Example: SELECT stands_in, count() FROM superseded WHERE dataset = 'holiday' GROUP BY stands_in
-CREATE OR REPLACE VIEW superseded AS
-SELECT dataset, id, stands_in, at
-FROM
-(
-    SELECT
-        *,
-        max(at) OVER (PARTITION BY dataset, id, weights_hash) AS last,
-        maxIf(at, stands_in = 'images') OVER (PARTITION BY dataset, id) AS last_image,
-        maxIf(at, stands_in = 'rejects') OVER (PARTITION BY dataset, id) AS last_reject
-    FROM
-    (
-        SELECT dataset, id, weights_hash, 'images' AS stands_in, loaded_at AS at FROM images
-        UNION ALL
-        SELECT dataset, id, '', 'rejects', rejected_at FROM rejects
-    )
-)
-WHERE at < last OR (stands_in = 'images' AND at < last_reject) OR (stands_in = 'rejects' AND at < last_image);
-
 -- load_report(dataset): a data set's inputs, how many of them became images of the encoder's model and how many rejects,
 -- and the rejects by reason. An error where inputs are not images + rejects.
 -- Example: SELECT * FROM load_report(dataset = 'holiday')
@@ -164,9 +246,9 @@ WITH (
     (
         SELECT
             id GLOBAL IN (
-                SELECT id FROM images
+                SELECT id FROM current_images
                 WHERE dataset = {dataset:String} AND weights_hash = (SELECT encoder_info()['weights_hash'])) AS is_image,
-            id GLOBAL IN (SELECT id FROM rejects WHERE dataset = {dataset:String}) AS is_reject
+            id GLOBAL IN (SELECT id FROM current_rejects WHERE dataset = {dataset:String}) AS is_reject
         FROM inputs FINAL
         WHERE dataset = {dataset:String}
     )
@@ -177,52 +259,100 @@ FROM
     SELECT arrayJoin([(1, 'inputs', counted.1), (2, 'images', counted.2), (3, 'rejects', counted.3)]) AS line,
         line.1 AS place, line.2 AS what, line.3 AS pictures
     UNION ALL
-    SELECT (0, '', 0), 4, concat('rejected: ', error), count() FROM rejects FINAL WHERE dataset = {dataset:String} GROUP BY error
+    SELECT (0, '', 0), 4, concat('rejected: ', error), count() FROM current_rejects WHERE dataset = {dataset:String} GROUP BY error
 )
 WHERE NOT throwIf(counted.1 != counted.2 + counted.3, format(
     'of {} inputs {} are images and {} rejects, so some are missing: run the load again',
     toString(counted.1), toString(counted.2), toString(counted.3)))
 ORDER BY place, pictures DESC, what;
 
--- picture(source): the bytes of a picture as `images` names it, where file() may read it. Not replaced by an upgrade: where
+-- picture(source): the bytes of a picture as `images` names it, where encode_image may read it. Not replaced by an upgrade: where
 -- pictures live elsewhere, in a bucket or a table, replace it by a view of your own.
 -- Example: SELECT length(bytes) FROM picture(source = '/pictures/query.png')
 CREATE VIEW IF NOT EXISTS picture AS
-SELECT raw_blob AS bytes FROM file({source:String}, RawBLOB);
+SELECT found.1 AS bytes
+FROM (SELECT vdx_read({source:String}) AS found)
+WHERE NOT throwIf(found.2 != '', 'this picture cannot be read: SELECT vdx_read(''its source'').error says why');
+
+-- folder_files(path): the files below a folder (or a file, or those that a glob matches), which of them are pictures, and what cannot
+-- be looked at.
+-- Example: SELECT source, size FROM folder_files(path = '/pictures') WHERE is_picture
+CREATE OR REPLACE VIEW folder_files AS
+SELECT found.1 AS source, found.2 AS size, found.3 AS error, vdx_is_picture(source) AS is_picture
+FROM (SELECT arrayJoin(vdx_files({path:String})) AS found);
+
+-- passed_over(path): the files below a folder that are no inputs of a load, in one line, and their number; no row where there are none.
+-- Example: SELECT * FROM passed_over(path = '/pictures')
+CREATE OR REPLACE VIEW passed_over AS
+SELECT
+    format('passed over: {} files of other kinds: {}', toString(sum(files)),
+        arrayStringConcat(arrayMap(one -> concat(one.2, ' ', toString(one.1)), arrayReverseSort(groupArray((files, kind)))), ', ')) AS what,
+    sum(files) AS pictures
+FROM
+(
+    SELECT multiIf(error != '', error, source LIKE '%.%', lower(concat('.', extract(source, '\\.([^./]*)$'))), 'no ending') AS kind,
+        count() AS files
+    FROM folder_files(path = {path:String})
+    WHERE NOT is_picture
+    GROUP BY kind
+)
+HAVING pictures > 0;
 
 -- portable: what travels of an image, for Parquet: INSERT INTO FUNCTION file(...), s3(...) or url(...).
 -- Example: SELECT * FROM portable LIMIT 1
 CREATE OR REPLACE VIEW portable AS
 SELECT id, source, dataset, model::String AS model, weights_hash::String AS weights_hash, preprocessing::String AS preprocessing,
     content_hash, vector, caption, CAST(attributes, 'Map(String, String)') AS attributes, size
-FROM images;
+FROM current_images;
 
--- index_status: each data set's images, how many of them no vector index covers yet (they are searched one by one), and
--- the bytes of rows and index on disk.
+-- index_status: each data set's images, how many of them no vector index covers yet (they are searched one by one), how many rows
+-- are hidden (superseded, or deleted and still in their part), and the bytes of rows and index on disk.
 -- Example: SELECT dataset, images, images_without_index FROM index_status
 CREATE OR REPLACE VIEW index_status AS
 SELECT
     dataset,
     model,
     weights_hash,
-    sum(rows) AS images,
-    sumIf(rows, secondary_indices_compressed_bytes = 0) AS images_without_index,
+    sum(current) AS images,
+    sumIf(current, secondary_indices_compressed_bytes = 0) AS images_without_index,
+    sum(stored) - images AS hidden,
     sum(data_compressed_bytes) AS data_bytes,
     sum(secondary_indices_compressed_bytes) AS index_bytes
-FROM system.parts
-INNER JOIN (SELECT _partition_id, dataset, model, weights_hash FROM images GROUP BY ALL) AS known ON partition_id = _partition_id
-WHERE active AND database = currentDatabase() AND table = 'images'
+FROM
+(
+    SELECT _part AS name, dataset, model, weights_hash, count() AS stored,
+        countIf(_row_exists AND (id, loaded_at) NOT IN (SELECT id, loaded_at FROM superseded_images)) AS current
+    FROM images
+    GROUP BY ALL
+    SETTINGS apply_deleted_mask = 0
+) AS known
+INNER JOIN system.parts ON parts.name = known.name AND active AND database = currentDatabase() AND table = 'images'
 GROUP BY dataset, model, weights_hash;
+
+-- held_models: the models that the current images were embedded by, and how many by each.
+-- Example: SELECT model, images FROM held_models
+CREATE OR REPLACE VIEW held_models AS
+SELECT model, weights_hash, sum(rows) AS images
+FROM
+(
+    SELECT model, weights_hash, toInt64(count()) AS rows FROM images GROUP BY ALL
+    UNION ALL
+    SELECT model, weights_hash, -toInt64(count()) FROM images
+    WHERE (id, loaded_at) GLOBAL IN (SELECT id, loaded_at FROM superseded_images)
+    GROUP BY ALL
+)
+GROUP BY model, weights_hash
+HAVING images > 0;
 
 -- comparable: one row where every image has the encoder's own model; otherwise an error that says what to do.
 -- Example: SELECT encode_text('a red circle') FROM comparable
 CREATE OR REPLACE VIEW comparable AS
 WITH (
     SELECT (any(encoder), groupArrayIf(
-        format('{} vectors of {} (weights {})', toString(held), if(model = '', 'a model that is not named', model),
+        format('{} vectors of {} (weights {})', toString(images), if(model = '', 'a model that is not named', model),
             if(weights_hash = '', 'unknown', weights_hash)),
         weights_hash != encoder['weights_hash'] AND (weights_hash != '' OR model != encoder['model'])))
-    FROM (SELECT model, weights_hash, count() AS held FROM images GROUP BY model, weights_hash) AS known
+    FROM held_models
     CROSS JOIN (SELECT encoder_info() AS encoder) AS now
 ) AS found
 SELECT 1 AS yes

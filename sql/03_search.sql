@@ -1,29 +1,61 @@
 -- Searches. Each is a parameterised view: SELECT * FROM search_text(query = 'a cat', k = 9).
 -- All answer (id, source, dataset, distance), nearest first, through the vector index up to k = 1000 (ClickHouse's
--- max_limit_for_vector_search_queries) and by an exact scan beyond. All refuse to compare vectors of different models.
+-- max_limit_for_vector_search_queries; hidden rows count) and by an exact scan beyond.
+-- Each asks the index for as many more rows as are hidden and leaves those out: deleted ones, which the index still holds (they are
+-- read too, or it would answer fewer than k), and superseded ones. An answer that would hold a vector of another model is an error.
 -- A view's argument is a constant, such as encode_text('a cat'); ClickHouse before 26.9 takes no subquery there.
 
 -- search_text(query, k): the k images nearest to a text.
 -- Example: SELECT * FROM search_text(query = 'a red circle', k = 9)
 CREATE OR REPLACE VIEW search_text AS
-SELECT id, source, dataset, cosineDistance(vector, (SELECT encode_text({query:String}) FROM comparable)) AS distance
-FROM images
+SELECT id, source, dataset, distance
+FROM
+(
+    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
+        cosineDistance(vector, encode_text({query:String})) AS distance
+    FROM images
+    ORDER BY distance
+    LIMIT {k:UInt32} + (SELECT hidden FROM hidden_rows)
+    SETTINGS apply_deleted_mask = 0
+)
+WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+    AND NOT vdx_throw_if_foreign(model, weights_hash, encoder_info())
 ORDER BY distance
 LIMIT {k:UInt32};
 
 -- search_image(image, k): the k images nearest to a picture, given as encode_image takes it.
 -- Example: SELECT * FROM search_image(image = '/pictures/query.png', k = 9)
 CREATE OR REPLACE VIEW search_image AS
-SELECT id, source, dataset, cosineDistance(vector, (SELECT encode_image({image:String}) FROM comparable)) AS distance
-FROM images
+SELECT id, source, dataset, distance
+FROM
+(
+    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
+        cosineDistance(vector, encode_image({image:String})) AS distance
+    FROM images
+    ORDER BY distance
+    LIMIT {k:UInt32} + (SELECT hidden FROM hidden_rows)
+    SETTINGS apply_deleted_mask = 0
+)
+WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+    AND NOT vdx_throw_if_foreign(model, weights_hash, encoder_info())
 ORDER BY distance
 LIMIT {k:UInt32};
 
 -- search_vector(vector, k): the k images nearest to a vector, for example a classifier's weight.
 -- Example: SELECT * FROM search_vector(vector = encode_text('a red circle'), k = 9)
 CREATE OR REPLACE VIEW search_vector AS
-SELECT id, source, dataset, cosineDistance(vector, (SELECT {vector:Array(Float32)} FROM comparable)) AS distance
-FROM images
+SELECT id, source, dataset, distance
+FROM
+(
+    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
+        cosineDistance(vector, {vector:Array(Float32)}) AS distance
+    FROM images
+    ORDER BY distance
+    LIMIT {k:UInt32} + (SELECT hidden FROM hidden_rows)
+    SETTINGS apply_deleted_mask = 0
+)
+WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+    AND NOT vdx_throw_if_foreign(model, weights_hash, encoder_info())
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -33,15 +65,18 @@ CREATE OR REPLACE VIEW search_id AS
 SELECT id, source, dataset, distance
 FROM
 (
-    SELECT id, source, dataset,
+    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
         cosineDistance(vector, (
-            SELECT groupArray(1)(vector)[1] FROM images CROSS JOIN comparable WHERE id = {image_id:UInt64}
+            SELECT groupArray(1)(vector)[1] FROM current_images WHERE id = {image_id:UInt64}
             HAVING NOT throwIf(count() = 0, 'search_id: no image has this image_id'))) AS distance
     FROM images
     ORDER BY distance
-    LIMIT {k:UInt32} + 1
+    LIMIT {k:UInt32} + 1 + (SELECT hidden FROM hidden_rows)
+    SETTINGS apply_deleted_mask = 0
 )
-WHERE id != {image_id:UInt64}
+WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+    AND id != {image_id:UInt64}
+    AND NOT vdx_throw_if_foreign(model, weights_hash, encoder_info())
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -51,13 +86,16 @@ CREATE OR REPLACE VIEW search_text_excluding AS
 SELECT id, source, dataset, distance
 FROM
 (
-    -- The index finds neighbours before a filter sees them, so as many more are fetched as may be left out.
-    SELECT id, source, dataset, cosineDistance(vector, (SELECT encode_text({query:String}) FROM comparable)) AS distance
+    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
+        cosineDistance(vector, encode_text({query:String})) AS distance
     FROM images
     ORDER BY distance
-    LIMIT {k:UInt32} + length({exclude:Array(UInt64)})
+    LIMIT {k:UInt32} + length({exclude:Array(UInt64)}) + (SELECT hidden FROM hidden_rows)
+    SETTINGS apply_deleted_mask = 0
 )
-WHERE NOT has({exclude:Array(UInt64)}, id)
+WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+    AND NOT has({exclude:Array(UInt64)}, id)
+    AND NOT vdx_throw_if_foreign(model, weights_hash, encoder_info())
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -73,7 +111,7 @@ WITH
             (SELECT argMax(weight, (round, created_at)) FROM classifiers WHERE concept = {concept:String}),
             {image_id:UInt64} != 0,
             (
-                SELECT groupArray(1)(vector)[1] FROM images WHERE id = {image_id:UInt64}
+                SELECT groupArray(1)(vector)[1] FROM current_images WHERE id = {image_id:UInt64}
                 HAVING NOT throwIf({image_id:UInt64} != 0 AND count() = 0, 'no image has this image_id')
             ),
             {vector:Array(Float32)})
@@ -84,12 +122,14 @@ WITH
         SELECT id, source, dataset, distance
         FROM
         (
-            SELECT id, source, dataset, attributes, cosineDistance(vector, (SELECT target)) AS distance
+            SELECT id, source, dataset, attributes, loaded_at, _row_exists, cosineDistance(vector, (SELECT target)) AS distance
             FROM images
             ORDER BY distance
             LIMIT 1000
+            SETTINGS apply_deleted_mask = 0
         )
-        WHERE ({dataset:String} = '' OR dataset = {dataset:String})
+        WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+            AND ({dataset:String} = '' OR dataset = {dataset:String})
             AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})
         ORDER BY distance
         LIMIT {k:UInt32}
@@ -102,7 +142,7 @@ FROM
     UNION ALL
     -- The sum keeps this branch from the index, which would look at the filter too late.
     SELECT id, source, dataset, cosineDistance(vector, (SELECT target)) + 0 AS distance
-    FROM images
+    FROM current_images
     WHERE found < {k:UInt32}
         AND ({dataset:String} = '' OR dataset = {dataset:String})
         AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})

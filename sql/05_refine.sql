@@ -25,7 +25,7 @@ FROM
     FROM classifiers
     WHERE concept = {concept:String}
 ) AS trained
-CROSS JOIN (SELECT groupArray((weights_hash::String, model::String)) AS held FROM (SELECT weights_hash, model FROM images GROUP BY ALL)) AS known
+CROSS JOIN (SELECT groupArray((weights_hash::String, model::String)) AS held FROM held_models) AS known
 WHERE NOT throwIf(rounds = 0, 'this concept has no classifier yet: INSERT INTO classifiers SELECT * FROM start_concept(concept = ..., prompt = ...)')
     AND NOT throwIf(
         latest.weights_hash != '' AND arrayExists(other -> other.1 != latest.weights_hash AND (other.1 != '' OR other.2 != latest.model), held),
@@ -39,9 +39,9 @@ CREATE OR REPLACE VIEW random_images AS
 SELECT id
 FROM
 (
-    SELECT DISTINCT id, 0 AS turn FROM images WHERE id >= sipHash64({seed:String}) ORDER BY id LIMIT {n:UInt32}
+    SELECT id, 0 AS turn FROM current_images WHERE id >= sipHash64({seed:String}) ORDER BY id LIMIT {n:UInt32}
     UNION ALL
-    SELECT DISTINCT id, 1 AS turn FROM images WHERE id < sipHash64({seed:String}) ORDER BY id LIMIT {n:UInt32}
+    SELECT id, 1 AS turn FROM current_images WHERE id < sipHash64({seed:String}) ORDER BY id LIMIT {n:UInt32}
 )
 ORDER BY turn, id
 LIMIT {n:UInt32};
@@ -56,13 +56,13 @@ WITH
             {image_id:UInt64} = 0,
             {vector:Array(Float32)},
             (
-                SELECT groupArray(1)(vector)[1] FROM images WHERE id = {image_id:UInt64}
+                SELECT groupArray(1)(vector)[1] FROM current_images WHERE id = {image_id:UInt64}
                 HAVING NOT throwIf({image_id:UInt64} != 0 AND count() = 0, 'no image has this image_id')
             ))
     ) AS target,
     (
         SELECT groupArray(toFloat64(dotProduct(vector, vdx_normalize(target))))
-        FROM images
+        FROM current_images
         WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = 200))
     ) AS cosines,
     vdx_first_logit(cosines, {logit_scale:Float64}) AS logit
@@ -123,7 +123,7 @@ SELECT
 -- Example: SELECT id, positive, length(vector) FROM labelled_vectors(concept = 'circles')
 CREATE OR REPLACE VIEW labelled_vectors AS
 SELECT id, any(positive) AS positive, any(vector) AS vector
-FROM images
+FROM current_images
 GLOBAL INNER JOIN (SELECT image_id, positive FROM current_labels WHERE concept = {concept:String}) AS judged ON image_id = id
 WHERE id GLOBAL IN (SELECT image_id FROM labels WHERE concept = {concept:String})
 GROUP BY id
@@ -160,7 +160,7 @@ WITH
         FROM
         (
             SELECT any(vector) AS vector
-            FROM images
+            FROM current_images
             WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = 100))
                 AND id GLOBAL NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
             GROUP BY id
@@ -294,8 +294,9 @@ SELECT
     ) AS uncertainty,
     toUInt32(sample.judged) AS labels,
     chosen_freedom AS freedom,
-    average_precision::Float32 AS average_precision,
-    text_average_precision::Float32 AS text_average_precision,
+    -- Without a yes among the labels there is none.
+    if(isFinite(average_precision), average_precision, NULL)::Nullable(Float32) AS average_precision,
+    if(isFinite(text_average_precision), text_average_precision, NULL)::Nullable(Float32) AS text_average_precision,
     assumeNotNull(start.model) AS model,
     assumeNotNull(start.weights_hash) AS weights_hash,
     now64(6) AS created_at
@@ -321,9 +322,9 @@ WITH
         SELECT id
         FROM
         (
-            SELECT DISTINCT id, 0 AS turn FROM images WHERE id >= seed ORDER BY id LIMIT 3 * {k:UInt32}
+            SELECT id, 0 AS turn FROM current_images WHERE id >= seed ORDER BY id LIMIT 3 * {k:UInt32}
             UNION ALL
-            SELECT DISTINCT id, 1 AS turn FROM images WHERE id < seed ORDER BY id LIMIT 3 * {k:UInt32}
+            SELECT id, 1 AS turn FROM current_images WHERE id < seed ORDER BY id LIMIT 3 * {k:UInt32}
         )
         WHERE quotas[5] > 0
         ORDER BY turn, id
@@ -338,12 +339,13 @@ WITH
             arrayConcat(arraySlice(ids, 1, {k:UInt32} * if(quotas[4] > 0, 5, 3)), uncertain) AS near_ids
         FROM
         (
-            SELECT id, cosineDistance(vector, (SELECT current.1)) AS distance
+            SELECT id, loaded_at, _row_exists, cosineDistance(vector, (SELECT current.1)) AS distance
             FROM images
             ORDER BY distance
-            LIMIT (SELECT count() + 30 * {k:UInt32} FROM labels WHERE concept = {concept:String})
+            LIMIT (SELECT count() + 30 * {k:UInt32} FROM labels WHERE concept = {concept:String}) + (SELECT hidden FROM hidden_rows)
+            SETTINGS apply_deleted_mask = 0
         )
-        WHERE id NOT IN (SELECT image_id FROM judged)
+        WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images) AND id NOT IN (SELECT image_id FROM judged)
     ),
     compared_to AS
     (
@@ -370,7 +372,7 @@ WITH
                 -- A random one may be among the nearest too: no farther than the farthest of those.
                 max(if(is_new AND NOT is_random, distance, NULL)) OVER () AS farthest,
                 is_new AND (NOT is_random OR distance <= ifNull(farthest, 2)) AS is_near
-            FROM images
+            FROM current_images
             WHERE id GLOBAL IN (SELECT arrayJoin(near_ids) FROM near) OR id GLOBAL IN (SELECT image_id FROM compared_to) OR id GLOBAL IN (SELECT id FROM any_images)
             LIMIT 1 BY id
         )
@@ -445,12 +447,15 @@ CREATE OR REPLACE VIEW search_concept AS
 SELECT id, source, dataset, distance
 FROM
 (
-    SELECT id, source, dataset, cosineDistance(vector, (SELECT weight FROM current_weight(concept = {concept:String}))) AS distance
+    SELECT id, source, dataset, loaded_at, _row_exists,
+        cosineDistance(vector, (SELECT weight FROM current_weight(concept = {concept:String}))) AS distance
     FROM images
     ORDER BY distance
-    LIMIT {k:UInt32} + (SELECT count() FROM current_labels WHERE concept = {concept:String})
+    LIMIT {k:UInt32} + (SELECT count() FROM current_labels WHERE concept = {concept:String}) + (SELECT hidden FROM hidden_rows)
+    SETTINGS apply_deleted_mask = 0
 )
-WHERE id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+    AND id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -478,7 +483,7 @@ WHERE NOT throwIf(rounds = 0, 'this concept has no such round: SELECT round FROM
 CREATE OR REPLACE VIEW scores AS
 WITH assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM current_weight(concept = {concept:String}))) AS current
 SELECT id, source, dataset, vdx_probability(vector, current.1, current.2, current.3) AS probability
-FROM images;
+FROM current_images;
 
 -- best_scores(concept, dataset, attribute, value, k): the k most probable images of a concept, judged ones included, filtered
 -- as search_vector_where does and through the vector index like it.
@@ -495,7 +500,7 @@ ORDER BY distance;
 CREATE OR REPLACE VIEW scores_at AS
 WITH assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM classifier_at(concept = {concept:String}, round = {round:UInt32}))) AS then
 SELECT id, source, dataset, vdx_probability(vector, then.1, then.2, then.3) AS probability
-FROM images;
+FROM current_images;
 
 -- labels_at(concept, round): the judgements that counted when a round was trained.
 -- Example: SELECT image_id, positive FROM labels_at(concept = 'circles', round = 1)
@@ -527,6 +532,23 @@ SELECT {concept:String} AS concept, toUInt32((SELECT max(round) FROM classifiers
     NULL AS average_precision, NULL AS text_average_precision, model, weights_hash, now64(6) AS created_at
 FROM classifier_at(concept = {concept:String}, round = {to_round:UInt32});
 
+-- nearest_ids(concept, round, k): the k images nearest to the weight of a round.
+-- Example: SELECT id FROM nearest_ids(concept = 'circles', round = 0, k = 9)
+CREATE OR REPLACE VIEW nearest_ids AS
+SELECT id
+FROM
+(
+    SELECT id, loaded_at, _row_exists,
+        cosineDistance(vector, (SELECT weight FROM classifier_at(concept = {concept:String}, round = {round:UInt32}))) AS distance
+    FROM images
+    ORDER BY distance
+    LIMIT {k:UInt32} + (SELECT hidden FROM hidden_rows)
+    SETTINGS apply_deleted_mask = 0
+)
+WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+ORDER BY distance
+LIMIT {k:UInt32};
+
 -- compare_rounds(concept, before, after, k): the images that moved into the k nearest between two rounds, and those that
 -- moved out, with the probability of each under both.
 -- Example: SELECT moved, count() FROM compare_rounds(concept = 'circles', before = 0, after = 1, k = 20) GROUP BY moved
@@ -534,12 +556,12 @@ CREATE OR REPLACE VIEW compare_rounds AS
 WITH
     assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM classifier_at(concept = {concept:String}, round = {before:UInt32}))) AS first,
     assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM classifier_at(concept = {concept:String}, round = {after:UInt32}))) AS second,
-    old AS (SELECT id FROM images ORDER BY cosineDistance(vector, (SELECT first.1)) LIMIT {k:UInt32}),
-    new AS (SELECT id FROM images ORDER BY cosineDistance(vector, (SELECT second.1)) LIMIT {k:UInt32})
+    old AS (SELECT id FROM nearest_ids(concept = {concept:String}, round = {before:UInt32}, k = {k:UInt32})),
+    new AS (SELECT id FROM nearest_ids(concept = {concept:String}, round = {after:UInt32}, k = {k:UInt32}))
 SELECT id, source, dataset, if(id GLOBAL IN (SELECT id FROM new), 'in', 'out') AS moved,
     vdx_probability(vector, first.1, first.2, first.3) AS probability_before,
     vdx_probability(vector, second.1, second.2, second.3) AS probability_after
-FROM images
+FROM current_images
 WHERE id GLOBAL IN (SELECT id FROM old UNION ALL SELECT id FROM new) AND (id GLOBAL IN (SELECT id FROM old)) != (id GLOBAL IN (SELECT id FROM new))
 ORDER BY moved, greatest(probability_before, probability_after) DESC;
 
@@ -559,7 +581,7 @@ WITH
         FROM
         (
             SELECT round(current.2 * dotProduct(vector, current.1) + current.3, 1) AS logit, count() AS rows
-            FROM images
+            FROM current_images
             GROUP BY logit
         )
     ),

@@ -13,7 +13,7 @@ WITH (SELECT (groupArray(concept), groupArray((unit, logit_scale, bias))) FROM c
 SELECT
     id, source, dataset,
     CAST((known.1, arrayMap(one -> vdx_probability(vector, one.1, one.2, one.3), known.2)), 'Map(String, Float64)') AS probabilities
-FROM images;
+FROM current_images;
 
 -- best_concepts(k): each image's k most probable concepts, best first.
 -- Example: SELECT id, best[1].concept, best[1].probability FROM best_concepts(k = 3) LIMIT 9
@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS kept_concepts (concept String) ENGINE = ReplacingMerg
 
 -- kept_scores: probabilities of images under kept concepts. New images are scored as they come in; after a round, or for
 -- a concept that is new here: INSERT INTO kept_scores SELECT * FROM stale_scores.
+-- current_scores has those of the images that count.
 -- Example: SELECT image_id, probability FROM kept_scores FINAL WHERE concept = 'circles' ORDER BY probability DESC LIMIT 9
 CREATE TABLE IF NOT EXISTS kept_scores
 (
@@ -37,6 +38,11 @@ CREATE TABLE IF NOT EXISTS kept_scores
     probability Float32
 )
 ENGINE = ReplacingMergeTree(round) ORDER BY (concept, image_id);
+
+-- current_scores: the kept scores of the images that count.
+-- Example: SELECT image_id, probability FROM current_scores WHERE concept = 'circles' ORDER BY probability DESC LIMIT 9
+CREATE OR REPLACE VIEW current_scores AS
+SELECT concept, image_id, round, probability FROM kept_scores FINAL WHERE image_id GLOBAL IN (SELECT id FROM current_images);
 
 -- kept_scores_of_new: scores what comes into images. Runs with every insert, so it picks the kept concepts before their rounds
 -- instead of reading current_classifiers, which looks at all.
@@ -59,6 +65,6 @@ WITH (
     SELECT groupArray((concept, round, unit, logit_scale, bias)) FROM concept_weights WHERE concept IN (SELECT concept FROM kept_concepts)
 ) AS known
 SELECT one.1 AS concept, id AS image_id, one.2 AS round, vdx_probability(vector, one.3, one.4, one.5)::Float32 AS probability
-FROM images
+FROM current_images
 ARRAY JOIN known AS one
 WHERE (concept, image_id, round) GLOBAL NOT IN (SELECT concept, image_id, round FROM kept_scores);

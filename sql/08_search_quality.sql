@@ -21,7 +21,7 @@ ENGINE = MergeTree ORDER BY (share, ef_search, measured_at);
 -- Example: INSERT INTO search_trials SELECT * FROM search_trial(seed = '1', share = 1, k = 10)
 CREATE OR REPLACE VIEW search_trial AS
 WITH
-    (SELECT (any(id), any(vector)) FROM images WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {seed:String}, n = 1))) AS query,
+    (SELECT (any(id), any(vector)) FROM current_images WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {seed:String}, n = 1))) AS query,
     sipHash64(id, 'share') % 1000000 < {share:Float64} * 1000000 AS passes,
     if({share:Float64} >= 1, {k:UInt32} + 1, 1000) AS fetched, -- as search_text_where does
     -- The times are taken between scalar subqueries, which run one after the other. Settings take no parameters of a view, so
@@ -48,7 +48,7 @@ SELECT
     {k:UInt32} AS k,
     {share:Float64} AS share,
     trial.1::UInt32 AS ef_search,
-    length(arrayIntersect(trial.3, exact)) / length(exact) AS recall,
+    if(empty(exact), 1, length(arrayIntersect(trial.3, exact)) / length(exact)) AS recall, -- of nothing nothing is missed
     assumeNotNull(dateDiff('microsecond', trial.2, trial.4)) / 1000 AS milliseconds,
     assumeNotNull(dateDiff('microsecond', after_1024.2, after_exact.2)) / 1000 AS exact_milliseconds,
     assumeNotNull((SELECT count() FROM images)) AS images,

@@ -14,7 +14,7 @@ SELECT
 
 -- batch_counters: of texts and of pictures how many came in, how many of them needed no model pass (known, or the same as
 -- another one), and of those that did: batches, inputs, their time in the queue (the sum over inputs) and in the model.
--- Example: SELECT kind, encoded / batches AS batch, 1000 * compute_seconds / encoded AS milliseconds FROM batch_counters
+-- Example: SELECT kind, encoded / batches AS batch, 1000 * compute_seconds / encoded AS milliseconds FROM batch_counters WHERE batches > 0
 CREATE OR REPLACE VIEW batch_counters AS
 WITH (SELECT encoder_info()) AS info
 SELECT

@@ -69,6 +69,20 @@ FUNCTIONS = {
             "vector only the k best, best first, unless k is 0",
         ),
         Function(
+            "vdx_files",
+            (("path", "String"),),
+            "Array(Tuple(path String, size UInt64, error String))",
+            "all files below a folder that paths may be read from, by name; of a file itself, and of a glob the files that it matches",
+            deterministic=False,
+        ),
+        Function(
+            "vdx_read",
+            (("path", "String"),),
+            "Tuple(bytes String, error String)",
+            "the bytes of a picture's file, by the rules of encode_image; of anything else no bytes and the reason",
+            deterministic=False,
+        ),
+        Function(
             "vdx_encoder_info",
             (("unused", "String"),),
             "Map(String, String)",

@@ -14,6 +14,7 @@ import numpy as np
 
 from vdx_udf import contract, native, settings
 from vdx_udf.encoder import TEXT, EncodeError, Encoder, Ticket
+from vdx_udf.image import ImageError, opened, shortened
 from vdx_udf.near import near
 
 log = logging.getLogger("vdx")
@@ -93,6 +94,16 @@ def vdx_near(context: Context, stream: native.Stream, rows: int) -> Answers:
         yield 1, partial(_near, _matrix(lefts, row), _matrix(rights, row), int(ks[row]), float(leasts[row]))
 
 
+def vdx_files(context: Context, stream: native.Stream, rows: int) -> Answers:
+    for place in _column(stream, "String", rows):
+        yield 1, partial(_files, context, place)
+
+
+def vdx_read(context: Context, stream: native.Stream, rows: int) -> Answers:
+    for path in _column(stream, "String", rows):
+        yield 1, partial(_read, context, path)
+
+
 def vdx_encoder_info(context: Context, stream: native.Stream, rows: int) -> Answers:
     _column(stream, "String", rows)
     info = context.encoder.info()
@@ -103,7 +114,9 @@ def vdx_encoder_info(context: Context, stream: native.Stream, rows: int) -> Answ
 
 HANDLERS = {
     handler.__name__: handler
-    for handler in (encode_text, encode_image, try_encode_image, classify, classify_image, vdx_near, vdx_encoder_info)
+    for handler in (
+        encode_text, encode_image, try_encode_image, classify, classify_image, vdx_near, vdx_files, vdx_read, vdx_encoder_info,
+    )  # fmt: skip
 }
 
 
@@ -166,6 +179,25 @@ def _near(left: np.ndarray, right: np.ndarray, k: int, least: float) -> native.R
         raise EncodeError(f"vdx_near: vectors of {left.shape[1]} and of {right.shape[1]} numbers do not compare")
     pairs = near(left, right, k, least)
     return native.Ragged(np.array([len(pairs[0])], np.uint64), pairs)
+
+
+def _files(context: Context, place: bytes) -> native.Ragged:
+    try:
+        found = context.encoder.source.files(place)
+    except ImageError as error:
+        raise EncodeError(f"vdx_files: {shortened(place)}: {error}") from None
+    columns = ([f.path for f in found], np.array([f.size for f in found], np.uint64), [f.error.encode() for f in found])
+    return native.Ragged(np.array([len(found)], np.uint64), columns)
+
+
+def _read(context: Context, path: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Of a file that is no picture nobody gets to see what it holds."""
+    try:
+        content = context.encoder.source.read_path(path)
+        opened(content, 0)
+    except ImageError as error:
+        return [b""], [str(error).encode()]
+    return [content], [b""]
 
 
 def _labels(stream: native.Stream, rows: int) -> Iterator[tuple[bytes, ...]]:

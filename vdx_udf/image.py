@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vdx_udf import settings
+from vdx_udf.files import Found, below
 from vdx_udf.urls import UrlError, UrlRules, fetch
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -40,22 +41,34 @@ class ImageSource:
         """The file's bytes of whatever `value` is. Raises ImageError."""
         text = _as_text(value)
         if text is None:
-            content = value
-        elif _SCHEME.match(text):
-            content = self._fetch(text)
-        else:
-            content = self._read_file(text) if text else b""
-        if not content:
-            raise ImageError("the picture is empty (0 bytes)")
-        if len(content) > settings.MAX_IMAGE_BYTES:
-            raise ImageError(f"larger than {settings.MAX_IMAGE_BYTES} bytes")
-        return content
+            return _checked(value)
+        if _SCHEME.match(text):
+            return _checked(self._fetch(text))
+        return self.read_path(value) if value else _checked(b"")
 
-    def _read_file(self, path: str) -> bytes:
+    def read_path(self, value: bytes) -> bytes:
+        """The bytes of the file of that name. Raises ImageError."""
+        return _checked(self._read_file(self._path(value)))
+
+    def files(self, place: bytes) -> list[Found]:
+        """The files of `vdx_udf.files.below`, of those folders alone that may be read. Raises ImageError."""
+        path = self._path(place)
+        fixed = Path(re.split(r"[*?{]", str(path), maxsplit=1)[0])  # of a glob: what stands before its first sign
+        real = (path if path.exists() else fixed if fixed.exists() else fixed.parent).resolve()
+        self._check_place(real)
+        allowed = tuple(folder.resolve() for folder in self.folders)
+        return [found for found in below(os.fsencode(path)) if _lies_in(found.path, allowed)]
+
+    def _path(self, value: bytes) -> Path:
         if not self.folders:
             raise ImageError("no folder is open to paths here; pass the bytes, e.g. file(..., RawBLOB)")
+        if b"\0" in value:
+            raise ImageError("no path: it holds a zero byte")
+        return self.folders[0] / os.fsdecode(value)
+
+    def _read_file(self, path: Path) -> bytes:
         try:
-            real = (self.folders[0] / path).resolve(strict=True)
+            real = path.resolve(strict=True)
             self._check(real, real.stat())  # before it is opened: opening a device can do something
             with open(real, "rb", opener=_opener) as file:
                 # Again, of what was really opened: a folder on the way may have become a link in the meantime.
@@ -65,9 +78,12 @@ class ImageSource:
             reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "too many links"
             raise ImageError(f"cannot be read: {reason}") from None
 
-    def _check(self, real: Path, status: os.stat_result) -> None:
+    def _check_place(self, real: Path) -> None:
         if not any(real.is_relative_to(folder.resolve()) for folder in self.folders):
             raise ImageError(f"lies outside the allowed folders ({', '.join(map(str, self.folders))}); pass the bytes instead")
+
+    def _check(self, real: Path, status: os.stat_result) -> None:
+        self._check_place(real)
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("is not a regular file")
 
@@ -78,6 +94,19 @@ class ImageSource:
             return fetch(url, self.urls)
         except UrlError as error:
             raise ImageError(str(error)) from None
+
+
+def _checked(content: bytes) -> bytes:
+    if not content:
+        raise ImageError("the picture is empty (0 bytes)")
+    if len(content) > settings.MAX_IMAGE_BYTES:
+        raise ImageError(f"larger than {settings.MAX_IMAGE_BYTES} bytes")
+    return content
+
+
+def _lies_in(path: bytes, folders: tuple[Path, ...]) -> bool:
+    real = Path(os.fsdecode(os.path.realpath(path)))
+    return any(real.is_relative_to(folder) for folder in folders)
 
 
 def _opener(path: str, flags: int) -> int:
@@ -160,9 +189,12 @@ def _check_size(image: Image.Image, content: bytes) -> None:
 
 
 def _as_text(value: bytes) -> str | None:
-    """The value as a path or URL if it can be one: short printable UTF-8, which no picture file is."""
+    """The value as a path or URL if it can be one: short printable UTF-8, or short, without a zero byte and beginning with a slash,
+    since a file's name can hold any other byte. No picture file is either."""
     if len(value) > 4096:
         return None
+    if value.startswith(b"/") and b"\0" not in value:
+        return os.fsdecode(value)
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
@@ -175,4 +207,5 @@ def shortened(value: bytes | str, limit: int = 60) -> str:
     text = _as_text(value[:4096]) if isinstance(value, bytes) else value
     if text is None:
         return f"<{len(value)} bytes>"
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return repr(text) if len(text) <= limit and len(value) <= 4096 else f"{text[:limit]!r} ..."

@@ -84,4 +84,4 @@ PROMPT_TEMPLATES = (
 DIMENSION = 512  # of the default model; `vdx install` writes another model's own into the SQL files
 HNSW_M = 64
 HNSW_EF_CONSTRUCTION = 256  # both as the published LAION index
-SCHEMA_VERSION = 1  # the last step of sql/02_upgrade.sql
+SCHEMA_VERSION = 2  # the last step of sql/02_upgrade.sql

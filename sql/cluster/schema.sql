@@ -23,7 +23,7 @@ CREATE OR REPLACE VIEW classifiers ON CLUSTER '{cluster}' AS SELECT * FROM vdx.c
 -- Example: SELECT concept FROM vdx_shard.kept_concepts
 CREATE OR REPLACE VIEW kept_concepts ON CLUSTER '{cluster}' AS SELECT * FROM vdx.kept_concepts;
 
--- here, each shard's own rows: images rejects inputs inbox embedded inbox_embed embedded_images embedded_rejects superseded kept_scores kept_scores_of_new index_status
+-- here, each shard's own rows: images rejects inputs inbox embedded superseded_images image_rows images_supersede rejects_supersede current_images current_rejects inbox_embed embedded_images embedded_rejects embedded_inputs kept_scores kept_scores_of_new index_status
 
 USE vdx;
 -- images: of all shards. A row that is inserted goes to the shard that its id names.
@@ -46,6 +46,11 @@ ENGINE = Distributed('{cluster}', vdx_shard, inputs, id);
 CREATE TABLE IF NOT EXISTS inbox ON CLUSTER '{cluster}' AS vdx_shard.inbox
 ENGINE = Distributed('{cluster}', vdx_shard, inbox, sipHash64(dataset, source));
 
+-- superseded_images: of all shards, each of its own images.
+-- Example: SELECT count() FROM vdx.superseded_images
+CREATE TABLE IF NOT EXISTS superseded_images ON CLUSTER '{cluster}' AS vdx_shard.superseded_images
+ENGINE = Distributed('{cluster}', vdx_shard, superseded_images, id);
+
 -- kept_scores: of all shards, each with its own images.
 -- Example: SELECT concept, count() FROM vdx.kept_scores GROUP BY concept
 CREATE TABLE IF NOT EXISTS kept_scores ON CLUSTER '{cluster}' AS vdx_shard.kept_scores
@@ -54,13 +59,11 @@ ENGINE = Distributed('{cluster}', vdx_shard, kept_scores, image_id);
 -- index_status: of all shards, as vdx_shard.index_status on each.
 -- Example: SELECT dataset, images, images_without_index FROM vdx.index_status
 CREATE OR REPLACE VIEW index_status ON CLUSTER '{cluster}' AS
-SELECT dataset, model, weights_hash, sum(images) AS images, sum(images_without_index) AS images_without_index,
+SELECT dataset, model, weights_hash, sum(images) AS images, sum(images_without_index) AS images_without_index, sum(hidden) AS hidden,
     sum(data_bytes) AS data_bytes, sum(index_bytes) AS index_bytes
 FROM cluster('{cluster}', vdx_shard, index_status)
 GROUP BY dataset, model, weights_hash;
 
--- superseded: of all shards.
--- Example: SELECT stands_in, count() FROM vdx.superseded GROUP BY stands_in
-CREATE OR REPLACE VIEW superseded ON CLUSTER '{cluster}' AS SELECT * FROM cluster('{cluster}', vdx_shard, superseded);
+-- here: image_rows current_images current_rejects
 
 -- here: everything else

@@ -27,7 +27,7 @@ FROM
 -- Example: SELECT split, class, count() FROM imagenette GROUP BY split, class
 CREATE OR REPLACE VIEW imagenette AS
 SELECT id, source, attributes['split'] AS split, attributes['class'] AS class, vector
-FROM images
+FROM current_images
 WHERE dataset = 'imagenette';
 
 -- imagenette_zero_shot(template_set): how many of each class the class names alone get right.
@@ -67,43 +67,60 @@ FROM
 GROUP BY wanted
 ORDER BY wanted;
 
-SELECT throwIf(count() = 0, concat('no pictures: nothing matches ', {path:String}, '/{train,val}/n*/*.JPEG'))
-FROM file(concat(trimRight({path:String}, '/'), '/{train,val}/n*/*.JPEG'), One)
-FORMAT Null;
-
+-- for each: SELECT toString(now64(3)) AS began
 INSERT INTO inputs (dataset, source)
-SELECT {dataset:String}, _path FROM file(concat(trimRight({path:String}, '/'), '/{train,val}/n*/*.JPEG'), One);
+SELECT {dataset:String}, source
+FROM folder_files(path = {path:String})
+WHERE is_picture AND match(source, '/(train|val)/n\\d+/[^/]+$');
+
+SELECT throwIf(count() = 0, format('no pictures: there are none in {}/train/n*/ or {}/val/n*/', {path:String}, {path:String}))
+FROM inputs
+WHERE dataset = {dataset:String} AND seen_at >= {began:DateTime64(3)}
+FORMAT Null;
 
 -- Until all is in, merges write no vector index, so that it is built once.
 ALTER TABLE images MODIFY SETTING materialize_skip_indexes_on_merge = 0;
 
 -- A block of rows is what is read, embedded and stored at a time: it bounds memory, and what a stop can lose.
 -- rows: SELECT count() FROM inputs FINAL WHERE dataset = {dataset:String}
--- done: SELECT sum(n) FROM (SELECT count() AS n FROM images WHERE dataset = {dataset:String} UNION ALL SELECT count() FROM rejects WHERE dataset = {dataset:String})
+-- done: SELECT sum(n) FROM (SELECT count() AS n FROM current_images WHERE dataset = {dataset:String} UNION ALL SELECT count() FROM current_rejects WHERE dataset = {dataset:String})
 INSERT INTO inbox (dataset, source, bytes, attributes)
 WITH
-    extractGroups(_path, '/(train|val)/(n\\d+)/[^/]+$') AS place,
-    (SELECT CAST((groupArray(wnid), groupArray(class)), 'Map(String, String)') FROM imagenette_classes) AS classes,
-    map('split', place[1], 'wnid', place[2], 'class', classes[place[2]]) AS known
-SELECT {dataset:String}, _path, raw_blob, known
-FROM file(concat(trimRight({path:String}, '/'), '/{train,val}/n*/*.JPEG'), RawBLOB)
-UNION ALL
-SELECT {dataset:String}, _path, '', known
-FROM file(concat(trimRight({path:String}, '/'), '/{train,val}/n*/*.JPEG'), One)
-WHERE _size = 0 -- RawBLOB gives no row for these
-SETTINGS max_threads = 4, min_insert_block_size_rows = 1024, min_insert_block_size_bytes = 67108864,
+    extractGroups(source, '/(train|val)/(n\\d+)/[^/]+$') AS place,
+    (SELECT CAST((groupArray(wnid), groupArray(class)), 'Map(String, String)') FROM imagenette_classes) AS classes
+SELECT dataset, source, vdx_read(source).bytes, map('split', place[1], 'wnid', place[2], 'class', classes[place[2]])
+FROM inputs FINAL
+WHERE dataset = {dataset:String} AND seen_at >= {began:DateTime64(3)}
+SETTINGS max_threads = 4, max_block_size = 32, min_insert_block_size_rows = 1024, min_insert_block_size_bytes = 67108864,
     materialize_skip_indexes_on_insert = 0;
+-- end
 
--- Pictures that changed since they were loaded: the newer row counts.
-DELETE FROM images WHERE (id, loaded_at) IN
-    (SELECT id, at FROM superseded WHERE dataset = {dataset:String} AND stands_in = 'images');
-DELETE FROM rejects WHERE (id, rejected_at) IN
-    (SELECT id, at FROM superseded WHERE dataset = {dataset:String} AND stands_in = 'rejects');
+-- Rows of one picture that two INSERTs brought at the same moment.
+INSERT INTO superseded_images SELECT id, loaded_at FROM superseded WHERE dataset = {dataset:String};
 
 ALTER TABLE images RESET SETTING materialize_skip_indexes_on_merge;
 
--- One build a load. While less than a tenth is new, searching that part without an index is quicker than a new graph.
+-- Hidden rows, superseded or deleted, leave their parts where they are many; few cost a search next to nothing, and writing a part
+-- anew builds its graph anew.
+-- for each: SELECT model, weights_hash FROM index_status WHERE dataset = {dataset:String} AND hidden > 0 AND (hidden * 10 > images OR (SELECT hidden FROM hidden_rows) > 500)
+ALTER TABLE images DELETE IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
+WHERE (id, loaded_at) IN (SELECT id, loaded_at FROM superseded_images)
+SETTINGS mutations_sync = 1;
+ALTER TABLE images APPLY DELETED MASK IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
+SETTINGS mutations_sync = 1;
+-- end
+
+-- What is noted of rows that are gone, by this or by merges.
+-- for each: SELECT count() AS gone FROM superseded_images WHERE (id, loaded_at) NOT IN (SELECT id, loaded_at FROM image_rows WHERE id IN (SELECT id FROM superseded_images)) HAVING gone > 0
+DELETE FROM superseded_images
+WHERE (id, loaded_at) NOT IN (SELECT id, loaded_at FROM image_rows WHERE id IN (SELECT id FROM superseded_images));
+-- end
+
+-- One build a load. While less than a tenth is new, searching that part without an index is quicker than a new graph. No deleted row
+-- stays in a part that is indexed.
 -- for each: SELECT model, weights_hash FROM index_status WHERE dataset = {dataset:String} AND images_without_index * 10 > images
+ALTER TABLE images APPLY DELETED MASK IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
+SETTINGS mutations_sync = 1;
 ALTER TABLE images MATERIALIZE INDEX vector_index
 IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
 SETTINGS mutations_sync = 1;

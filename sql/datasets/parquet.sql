@@ -30,8 +30,8 @@ SELECT source, name, model, weights_hash, preprocessing, content_hash,
 FROM file({path:String}, Parquet,
     'source String, dataset String, model String, weights_hash String, preprocessing String, content_hash FixedString(32),
     vector Array(Float32), caption String, attributes Map(String, String), size UInt64')
-WHERE (sipHash64(name, source), model, weights_hash) NOT IN (SELECT id, model, weights_hash FROM images)
-    AND sipHash64(name, source) NOT IN (SELECT id FROM rejects)
+WHERE (sipHash64(name, source), model, weights_hash) NOT IN (SELECT id, model, weights_hash FROM current_images)
+    AND sipHash64(name, source) NOT IN (SELECT id FROM current_rejects)
 SETTINGS input_format_parquet_allow_missing_columns = 1, max_block_size = 8192, min_insert_block_size_rows = 16384,
     materialize_skip_indexes_on_insert = 0, use_structure_from_insertion_table_in_table_functions = 0;
 
@@ -49,7 +49,7 @@ SELECT count() AS inputs, countIf(is_image) AS images, countIf(is_reject) AS rej
 FROM
 (
     SELECT sipHash64(if({dataset:String} = '', dataset, {dataset:String}), source) AS id,
-        id IN (SELECT id FROM images) AS is_image, NOT is_image AND id IN (SELECT id FROM rejects) AS is_reject
+        id IN (SELECT id FROM current_images) AS is_image, NOT is_image AND id IN (SELECT id FROM current_rejects) AS is_reject
     FROM file({path:String}, Parquet, 'source String, dataset String')
     SETTINGS input_format_parquet_allow_missing_columns = 1
 );

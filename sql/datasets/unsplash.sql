@@ -49,15 +49,16 @@ SELECT
 FROM (SELECT photo_id, photo_image_url, photo_description, ai_description FROM unsplash_photos FINAL) AS photos
 LEFT ANY JOIN
 (
-    SELECT replaceRegexpOne(_file, '\\.\\w+$', '') AS photo_id, _path AS place, assumeNotNull(_size) AS size
-    FROM file(if({pictures:String} = '', 'none/*.none', vdx_pictures({pictures:String})), One)
+    SELECT extract(source, '([^/]*)\\.\\w+$') AS photo_id, source AS place, size
+    FROM folder_files(path = if({pictures:String} = '', 'none', {pictures:String}))
+    WHERE is_picture
 ) AS files USING (photo_id);
 
 -- unsplash: the embedded photos. Vectors of another length than the model's cannot get in (the constraint of images).
 -- Example: SELECT photo_id, source FROM unsplash LIMIT 3
 CREATE OR REPLACE VIEW unsplash AS
 SELECT attributes['photo_id'] AS photo_id, id, source, caption, vector
-FROM images
+FROM current_images
 WHERE dataset = 'unsplash';
 
 -- unsplash_random: one photo, another each time.
@@ -74,16 +75,17 @@ CREATE OR REPLACE VIEW unsplash_similar AS
 SELECT attributes['photo_id'] AS candidate, source, distance
 FROM
 (
-    SELECT attributes, source,
+    SELECT attributes, source, id, loaded_at, _row_exists,
         cosineDistance(vector, (
             SELECT groupArray(1)(vector)[1] FROM unsplash CROSS JOIN comparable WHERE photo_id = {photo_id:String}
             HAVING NOT throwIf(count() = 0, 'unsplash_similar: no photo has this photo_id'))) AS distance
     FROM images
     WHERE dataset = 'unsplash'
     ORDER BY distance
-    LIMIT {k:UInt32} + 1
+    LIMIT {k:UInt32} + 1 + (SELECT hidden FROM hidden_rows)
+    SETTINGS apply_deleted_mask = 0
 )
-WHERE candidate != {photo_id:String}
+WHERE _row_exists AND (id, loaded_at) NOT IN (SELECT id, loaded_at FROM superseded_images) AND candidate != {photo_id:String}
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -109,17 +111,18 @@ LIMIT 5;
 -- The files are CSV with tabs between the fields: quoted fields hold tabs, quotes and line breaks.
 INSERT INTO unsplash_photos
 SELECT * FROM file(
-    concat(trimRight({path:String}, '/'), '/photos.{tsv,csv}*'), CustomSeparatedWithNames,
+    concat(vdx_literal(trimRight({path:String}, '/')), '/photos.{tsv,csv}*'), CustomSeparatedWithNames,
     'photo_id String, photo_url String, photo_image_url String, photo_description String, ai_description String,
     photographer_username String, photo_width UInt32, photo_height UInt32, stats_views UInt64, stats_downloads UInt64')
-WHERE photo_id != ''
+WHERE photo_id != '' AND startsWith(_path, trimRight({path:String}, '/'))
 SETTINGS format_custom_escaping_rule = 'CSV', format_custom_field_delimiter = '\t', input_format_csv_empty_as_default = 1;
 
 TRUNCATE TABLE unsplash_conversions;
 INSERT INTO unsplash_conversions
 SELECT * FROM file(
-    concat(trimRight({path:String}, '/'), '/conversions.{tsv,csv}*'), CustomSeparatedWithNames,
+    concat(vdx_literal(trimRight({path:String}, '/')), '/conversions.{tsv,csv}*'), CustomSeparatedWithNames,
     'photo_id String, keyword String, converted_at DateTime, conversion_country String')
+WHERE startsWith(_path, trimRight({path:String}, '/'))
 SETTINGS format_custom_escaping_rule = 'CSV', format_custom_field_delimiter = '\t', input_format_csv_empty_as_default = 1,
     date_time_input_format = 'best_effort';
 
@@ -131,29 +134,45 @@ ALTER TABLE images MODIFY SETTING materialize_skip_indexes_on_merge = 0;
 
 -- A block of rows is what is read, embedded and stored at a time: it bounds memory, and what a stop can lose.
 -- rows: SELECT count() FROM inputs FINAL WHERE dataset = {dataset:String}
--- done: SELECT sum(n) FROM (SELECT count() AS n FROM images WHERE dataset = {dataset:String} UNION ALL SELECT count() FROM rejects WHERE dataset = {dataset:String})
+-- done: SELECT sum(n) FROM (SELECT count() AS n FROM current_images WHERE dataset = {dataset:String} UNION ALL SELECT count() FROM current_rejects WHERE dataset = {dataset:String})
 INSERT INTO inbox (dataset, source, bytes, caption, attributes)
-SELECT {dataset:String}, source, raw_blob, caption, map('photo_id', photo_id)
-FROM file(if({pictures:String} = '', 'none/*.none', vdx_pictures({pictures:String})), RawBLOB) AS files
-INNER JOIN unsplash_sources(pictures = {pictures:String}, suffix = {suffix:String}) AS photos ON photos.source = files._path
+SELECT {dataset:String}, source, vdx_read(source).bytes, caption, map('photo_id', photo_id)
+FROM unsplash_sources(pictures = {pictures:String}, suffix = {suffix:String})
+WHERE size > 0
 UNION ALL
 -- The encoder reads the others from their URL, or says why it cannot from their path.
 SELECT {dataset:String}, source, '', caption, map('photo_id', photo_id)
 FROM unsplash_sources(pictures = {pictures:String}, suffix = {suffix:String})
 WHERE size = 0
-SETTINGS max_threads = 4, min_insert_block_size_rows = 1024, min_insert_block_size_bytes = 67108864,
+SETTINGS max_threads = 4, max_block_size = 32, min_insert_block_size_rows = 1024, min_insert_block_size_bytes = 67108864,
     materialize_skip_indexes_on_insert = 0;
 
--- Pictures that changed since they were loaded: the newer row counts.
-DELETE FROM images WHERE (id, loaded_at) IN
-    (SELECT id, at FROM superseded WHERE dataset = {dataset:String} AND stands_in = 'images');
-DELETE FROM rejects WHERE (id, rejected_at) IN
-    (SELECT id, at FROM superseded WHERE dataset = {dataset:String} AND stands_in = 'rejects');
+-- Rows of one picture that two INSERTs brought at the same moment.
+INSERT INTO superseded_images SELECT id, loaded_at FROM superseded WHERE dataset = {dataset:String};
 
 ALTER TABLE images RESET SETTING materialize_skip_indexes_on_merge;
 
--- One build a load. While less than a tenth is new, searching that part without an index is quicker than a new graph.
+-- Hidden rows, superseded or deleted, leave their parts where they are many; few cost a search next to nothing, and writing a part
+-- anew builds its graph anew.
+-- for each: SELECT model, weights_hash FROM index_status WHERE dataset = {dataset:String} AND hidden > 0 AND (hidden * 10 > images OR (SELECT hidden FROM hidden_rows) > 500)
+ALTER TABLE images DELETE IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
+WHERE (id, loaded_at) IN (SELECT id, loaded_at FROM superseded_images)
+SETTINGS mutations_sync = 1;
+ALTER TABLE images APPLY DELETED MASK IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
+SETTINGS mutations_sync = 1;
+-- end
+
+-- What is noted of rows that are gone, by this or by merges.
+-- for each: SELECT count() AS gone FROM superseded_images WHERE (id, loaded_at) NOT IN (SELECT id, loaded_at FROM image_rows WHERE id IN (SELECT id FROM superseded_images)) HAVING gone > 0
+DELETE FROM superseded_images
+WHERE (id, loaded_at) NOT IN (SELECT id, loaded_at FROM image_rows WHERE id IN (SELECT id FROM superseded_images));
+-- end
+
+-- One build a load. While less than a tenth is new, searching that part without an index is quicker than a new graph. No deleted row
+-- stays in a part that is indexed.
 -- for each: SELECT model, weights_hash FROM index_status WHERE dataset = {dataset:String} AND images_without_index * 10 > images
+ALTER TABLE images APPLY DELETED MASK IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
+SETTINGS mutations_sync = 1;
 ALTER TABLE images MATERIALIZE INDEX vector_index
 IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
 SETTINGS mutations_sync = 1;
