@@ -151,7 +151,7 @@ def test_16_bit_grey_keeps_its_contrast(client, reference, tmp_path):
 
 def test_real_architecture_equals_open_clip():
     """ViT-B-32 in its real size with seeded weights, in this process: the same code path as the service's."""
-    from vdx_udf.image import decode
+    from vdx_udf.decoding import decode
     from vdx_udf.model import Clip
 
     ours = Clip("ViT-B-32/random", "float32")

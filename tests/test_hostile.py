@@ -21,7 +21,8 @@ from PIL import Image
 
 from tests.test_service import VERSION, asked, connected, frame, serving, threads
 from vdx_udf import contract, native
-from vdx_udf.image import ImageError, decode
+from vdx_udf.decoding import decode
+from vdx_udf.image import ImageError
 from vdx_udf.settings import MAX_SCANS, MAX_TEXT
 from vdx_udf.tiny.pictures import draw, sample_picture
 

@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from PIL import Image
 
-from vdx_udf.image import ImageError, ImageSource, decode, shortened
+from vdx_udf.decoding import decode
+from vdx_udf.image import ImageError, ImageSource, shortened
 from vdx_udf.urls import UrlRules
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from vdx_udf.image import decode
+from vdx_udf.decoding import decode
 from vdx_udf.model import TINY_FOLDER, Clip, ModelError, choose_precision
 from vdx_udf.preprocess import Preprocess
 from vdx_udf.settings import JPEG_SCALE, PARITY, PRECISIONS, WEIGHTS_HASHES

@@ -143,7 +143,7 @@ def test_pictures_are_decoded_and_encoded_like_one_by_one(clip, encoder):
         buffer = io.BytesIO()
         draw(sample_picture(rng)).save(buffer, "PNG")
         contents.append(buffer.getvalue())
-    from vdx_udf.image import decode
+    from vdx_udf.decoding import decode
 
     vectors = encoder.submit_images("client", contents).vectors()
     alone = np.concatenate([clip.encode_images([clip.pixels(decode(c))]) for c in contents])

@@ -72,7 +72,7 @@ FUNCTIONS = {
             "vdx_files",
             (("path", "String"),),
             "Array(Tuple(path String, size UInt64, error String))",
-            "all files below a folder that paths may be read from, by name; of a file itself, and of a glob the files that it matches",
+            "all files below a folder that paths may be read from, by name; of a file itself; of a glob those that it matches",
             deterministic=False,
         ),
         Function(

@@ -22,8 +22,9 @@ import numpy as np
 
 from vdx_udf import __version__, contract, settings
 from vdx_udf.counters import Counters
+from vdx_udf.decoding import decoded, opened
 from vdx_udf.fair_pool import FairPool
-from vdx_udf.image import ImageError, ImageSource, decoded, is_content, opened, shortened
+from vdx_udf.image import ImageError, ImageSource, is_content, shortened
 
 TEXT, IMAGE = contract.KINDS
 log = logging.getLogger("vdx")
@@ -275,8 +276,7 @@ class Encoder:
         if self._forget_unwanted(entry):
             return
         picture = opened(entry.payload, self._jpeg_side)  # a picture can break its decoder in any way: see _attempt
-        is_large = picture.width * picture.height > settings.LARGE_PIXELS
-        with self._large if is_large else nullcontext():
+        with self._large if picture.pixels > settings.LARGE_PIXELS else nullcontext():
             entry.payload = self.model.pixels(decoded(picture))
         self._enqueue(client, IMAGE, [entry])
 

@@ -20,7 +20,7 @@ class Found:
 
 
 def below(place: bytes) -> list[Found]:
-    """The file `place` itself, or all files below the folder, by name; where nothing has that name, the files that match it as a glob.
+    """The file `place` itself, or all files below the folder, by name; where nothing has that name, those it matches as a glob.
 
     Links are followed, each folder is entered once. A glob knows `*`, `?`, `**`, `{a,b}` and `{1..9}`, as ClickHouse's file().
     """

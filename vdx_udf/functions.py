@@ -13,8 +13,9 @@ from itertools import islice
 import numpy as np
 
 from vdx_udf import contract, native, settings
+from vdx_udf.decoding import opened
 from vdx_udf.encoder import TEXT, EncodeError, Encoder, Ticket
-from vdx_udf.image import ImageError, opened, shortened
+from vdx_udf.image import ImageError, shortened
 from vdx_udf.near import near
 
 log = logging.getLogger("vdx")
@@ -115,8 +116,16 @@ def vdx_encoder_info(context: Context, stream: native.Stream, rows: int) -> Answ
 HANDLERS = {
     handler.__name__: handler
     for handler in (
-        encode_text, encode_image, try_encode_image, classify, classify_image, vdx_near, vdx_files, vdx_read, vdx_encoder_info,
-    )  # fmt: skip
+        encode_text,
+        encode_image,
+        try_encode_image,
+        classify,
+        classify_image,
+        vdx_near,
+        vdx_files,
+        vdx_read,
+        vdx_encoder_info,
+    )
 }
 
 

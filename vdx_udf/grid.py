@@ -11,8 +11,9 @@ from typing import Any
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from vdx_udf.contact_sheet import THUMBNAIL, Cell, contact_sheet
+from vdx_udf.decoding import decode
 from vdx_udf.errors import VdxError, readable
-from vdx_udf.image import ImageError, decode, is_content
+from vdx_udf.image import ImageError, is_content
 
 MOST = 1_000  # thumbnails on a sheet: 200 rows of five
 
@@ -36,17 +37,17 @@ def grid(client: Any, query: str, parameters: dict[str, str], read: Callable[[by
 
 
 def through_sql(client: Any) -> Callable[[bytes], bytes]:
-    """Reads paths where the server has them, under its own rules for file()."""
+    """Reads paths where the server's encoder has them."""
 
     def read(value: bytes) -> bytes:
-        statement = "SELECT raw_blob FROM file({path:String}, RawBLOB)"
+        statement = f"SELECT found.1, found.2 FROM (SELECT vdx_read(unhex('{value.hex()}')) AS found)"  # a path is any bytes
         try:
-            rows = client.query(statement, {"path": value.decode()}, query_formats={"String": "bytes"}).result_rows
+            ((content, reason),) = client.query(statement, query_formats={"String": "bytes"}).result_rows
         except ClickHouseError as error:
             raise ImageError(readable(error)) from None
-        if not rows:
-            raise ImageError("the picture is empty (0 bytes)")
-        return rows[0][0]
+        if reason:
+            raise ImageError(reason.decode())
+        return content
 
     return read
 

@@ -1,24 +1,15 @@
-"""From what SQL hands over (bytes, a path, a URL) to a decoded picture. Knows nothing of the model."""
+"""From what SQL hands over (bytes, a path, a URL) to the bytes of a picture; decoding.py goes on from there."""
 
-import io
 import os
 import re
 import stat
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vdx_udf import settings
 from vdx_udf.files import Found, below
 from vdx_udf.urls import UrlError, UrlRules, fetch
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-Image.MAX_IMAGE_PIXELS = settings.MAX_PIXELS  # beyond it Pillow warns, at twice that it raises
 NO_URLS = UrlRules()
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -118,79 +109,9 @@ def is_content(value: bytes) -> bool:
     return bool(value) and _as_text(value) is None
 
 
-class _Timed(io.BytesIO):
-    """Content that stops being read once the decoder has worked on it for DECODE_SECONDS."""
-
-    def __init__(self, content: bytes):
-        super().__init__(content)
-        self._deadline = time.monotonic() + settings.DECODE_SECONDS
-
-    def read(self, size: int | None = -1) -> bytes:
-        if time.monotonic() > self._deadline:
-            raise ImageError(f"decoding it takes longer than {settings.DECODE_SECONDS} s")
-        return super().read(size)
-
-
-def decode(content: bytes, side: int = 0) -> Image.Image:
-    """The picture as a viewer shows it: first frame, upright (EXIF orientation applied), 16-bit grey scaled to 8.
-
-    Its mode is otherwise the file's own, so that a model's preprocessing treats palettes and alpha as open_clip does.
-    A JPEG may come scaled down by 2, 4 or 8, which is faster to decode, as long as both sides keep `side` pixels; 0
-    keeps all. Raises ImageError; for too many pixels, too long a side or too many scans before it decodes.
-    """
-    return decoded(opened(content, side))
-
-
-def opened(content: bytes, side: int) -> Image.Image:
-    """The first half of `decode`: the picture as its header describes it, not decoded yet."""
-    with _as_image_errors():
-        image = Image.open(_Timed(content), formats=FORMATS)
-        _check_size(image, content)
-        if side:
-            image.draft(None, (side, side))
-        return image
-
-
-def decoded(image: Image.Image) -> Image.Image:
-    """The second half of `decode`."""
-    with _as_image_errors():
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
-        return Image.fromarray((np.asarray(image, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
-    return image
-
-
-@contextmanager
-def _as_image_errors() -> Iterator[None]:
-    """Whatever a decoder can raise over a damaged file as an ImageError; what Pillow says of it can quote the file."""
-    try:
-        yield
-    except UnidentifiedImageError:
-        raise ImageError(f"not a picture; formats read: {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"a picture of more than {settings.MAX_PIXELS} pixels") from None
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:
-        ends_early = "truncated" in str(error)
-        reason = "it ends early" if ends_early else f"its data is broken ({type(error).__name__})"
-        raise ImageError(f"a damaged picture: {reason}") from None
-
-
-def _check_size(image: Image.Image, content: bytes) -> None:
-    size = f"{image.width} x {image.height} pixels"
-    if image.width * image.height > settings.MAX_PIXELS:
-        raise ImageError(f"a picture of {size}: more than {settings.MAX_PIXELS} pixels")
-    if max(image.size) > settings.MAX_ASPECT * min(image.size):
-        raise ImageError(f"a picture of {size}: its sides may be at most 1 to {settings.MAX_ASPECT}")
-    if image.format == "JPEG" and content.count(b"\xff\xda") > settings.MAX_SCANS:
-        raise ImageError(f"a JPEG of more than {settings.MAX_SCANS} scans")
-
-
 def _as_text(value: bytes) -> str | None:
-    """The value as a path or URL if it can be one: short printable UTF-8, or short, without a zero byte and beginning with a slash,
-    since a file's name can hold any other byte. No picture file is either."""
+    """The value as a path or URL if it can be one: short printable UTF-8, or, since a file's name can hold any byte but zero,
+    short and beginning with a slash. No picture file is either."""
     if len(value) > 4096:
         return None
     if value.startswith(b"/") and b"\0" not in value:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from tests.benchmarks import roofline
 from tests.benchmarks.works import MODEL, Bench, captions, photos
 from vdx_udf import engine
-from vdx_udf.image import decode
+from vdx_udf.decoding import decode
 from vdx_udf.install import stop_encoder
 from vdx_udf.model import Clip
 

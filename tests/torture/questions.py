@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from vdx_udf.decoding import decode
 from vdx_udf.errors import readable
-from vdx_udf.image import ImageError, decode
+from vdx_udf.image import ImageError
 from vdx_udf.tiny.pictures import COLOURS, SHAPES, draw, sample_picture
 
 TEXTS, PICTURES, VECTORS = 2_000, 300, 1_000
