@@ -250,7 +250,7 @@ REFUSED = {
     "svg bomb": (b"<!DOCTYPE s [" + b"<!ENTITY a 'aaaaaaaaaa'>" * 999 + b"]><svg>&a;</svg>\n", "not a picture"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n", "not a picture"),
     "pdf": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "not a picture"),
-    "icon": (saved(Image.new("RGB", (32, 32)), "ICO"), "not a picture"),
+    "pcx": (saved(Image.new("RGB", (32, 32)), "PCX"), "not a picture"),
     "photoshop": (b"8BPS\0\1" + b"\0" * 100, "not a picture"),
     "secret": (b"root:x:0:0:very secret\n" * 9, "not a picture"),
 }

@@ -11,8 +11,9 @@ from vdx_udf import __version__, contract, settings
 from vdx_udf.errors import readable
 
 OLDEST = (25, 8)  # the long-term release that the bundle supports
-TABLES = ("images", "rejects", "inbox", "labels", "classifiers", "prompt_templates", "schema_version")
+TABLES = ("images", "superseded_images", "rejects", "inbox", "labels", "classifiers", "prompt_templates", "schema_version")
 WRITTEN = ("inbox", "labels", "classifiers")
+MOST_HIDDEN = 500  # rows; as the loaders of sql/datasets have it
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def examine(client: Any) -> Iterator[Check]:
     yield _vectors(client, info)
     yield _concepts(client, info)
     yield _index(client)
+    yield _deleted(client)
+    yield _mutations(client)
 
 
 def _functions(client: Any) -> Check:
@@ -146,6 +149,32 @@ def _concepts(client: Any, info: dict[str, str]) -> Check:
     return Check(
         "concepts", not rows, found or "all of this model", "start them again: a weight of another model means nothing"
     )
+
+
+def _deleted(client: Any) -> Check:
+    """Rows that are hidden: the searches of the bundle look past them, a statement of one's own does not."""
+    deleted = client.command("SELECT (SELECT count() FROM images SETTINGS apply_deleted_mask = 0) - (SELECT count() FROM images)")
+    hidden = client.command("SELECT hidden FROM hidden_rows")
+    return Check(
+        "hidden rows",
+        not deleted and hidden <= MOST_HIDDEN,
+        f"{deleted} deleted rows and {hidden - deleted} superseded ones are still in their parts",
+        "ORDER BY cosineDistance(...) LIMIT k of your own finds fewer than k, and searches for more than"
+        f" {max(0, 1000 - hidden)} images look at all: ALTER TABLE images APPLY DELETED MASK SETTINGS mutations_sync = 2;"
+        " vdx load also removes superseded rows where they are many",
+    )
+
+
+def _mutations(client: Any) -> Check:
+    rows = client.query(
+        "SELECT table, mutation_id, command, latest_fail_reason FROM system.mutations"
+        " WHERE database IN (currentDatabase(), 'vdx_shard') AND NOT is_done AND latest_fail_reason != ''"
+    ).result_rows
+    found = "; ".join(f"{table}: {command[:80]} fails: {reason[:120]}" for table, _, command, reason in rows)
+    remedy = "; ".join(
+        f"KILL MUTATION WHERE table = '{table}' AND mutation_id = '{mutation}'" for table, mutation, _, _ in rows
+    )
+    return Check("mutations", not rows, found or "none is stuck", f"a mutation that fails blocks all later ones: {remedy}")
 
 
 def _index(client: Any) -> Check:

@@ -9,7 +9,7 @@ import clickhouse_connect
 
 from vdx_udf.bundle import bundle_folder
 from vdx_udf.install import Layout, installed_model
-from vdx_udf.statements import statements_of
+from vdx_udf.statements import is_kept, qualified, statements_of
 
 PREFIX_ENVIRONMENT = "VDX_PREFIX"
 DEMO_PREFIX = Path("demo-output") / "engine"
@@ -49,7 +49,15 @@ def connect_server(url: str, settings: dict[str, Any] | None = None) -> Any:
     return clickhouse_connect.get_client(dsn=url, settings=settings)
 
 
+def placed(client: Any, statement: str) -> str:
+    """The statement as it is to be kept: a view, or a mutation, reads the same from wherever it is read later."""
+    if not is_kept(statement):
+        return statement
+    ((database, functions),) = client.query("SELECT currentDatabase(), groupArray(name) FROM system.table_functions").result_rows
+    return qualified(statement, database, functions)
+
+
 def apply_schema(client: Any, folder: Path) -> None:
     """Creates functions, tables and views; running it again changes nothing."""
     for statement in statements_of(folder):
-        client.command(statement)
+        client.command(placed(client, statement))

@@ -16,6 +16,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from tqdm import tqdm
 
 from vdx_udf import terminal
+from vdx_udf.engine import placed
 from vdx_udf.errors import USER_ERRORS, readable
 from vdx_udf.statements import split_statements
 
@@ -62,6 +63,7 @@ class Session:
             self.client.database = use.group(1)  # over HTTP every query names its database
             return
         if not _ANSWERS.match(_without_comments(statement)):
+            statement = placed(self.client, statement)
             self._with_progress(lambda settings: self.client.command(statement, values, settings=settings), done, total)
             return
         if output == PRETTY and not own and terminal.can_draw() and self._names_pictures(statement, values):

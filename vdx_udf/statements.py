@@ -1,7 +1,7 @@
 """SQL files as statements."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 # A quoted piece, a comment or one other character: enough of SQL's surface to find the semicolons that end statements.
@@ -26,6 +26,38 @@ def split_statements(text: str) -> Iterator[str]:
         has_code |= not piece.isspace() and not piece.startswith(("--", "/*", "# ", "#!"))
     if has_code:
         yield "".join(statement).strip()
+
+
+_KEPT = re.compile(r"\s*(CREATE\s+(OR\s+REPLACE\s+)?(MATERIALIZED\s+)?VIEW|ALTER\s+TABLE|DELETE\s+FROM)\b", re.IGNORECASE)
+_CALL = re.compile(r"(\b(?:FROM|(?<!ARRAY )JOIN)\s+)(\w+)(?=\s*\()|\bcurrentDatabase\(\)", re.IGNORECASE)
+
+
+def is_kept(statement: str) -> bool:
+    """Whether ClickHouse keeps the statement's query: a view's, or a mutation's."""
+    return bool(_KEPT.match(_blanked(statement)))
+
+
+def qualified(statement: str, database: str, table_functions: Container[str]) -> str:
+    """The statement with its database before the parameterised views that it reads, and in place of currentDatabase().
+
+    ClickHouse looks such views up where the reader is, or, for a mutation, nowhere; names of tables it completes itself.
+    """
+    literal = "'" + database.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    name = "`" + database.replace("\\", "\\\\").replace("`", "\\`") + "`"
+    written, end = [], 0
+    for call in _CALL.finditer(_blanked(statement)):
+        if call[2] and call[2] in table_functions:
+            continue
+        written += [statement[end : call.start()], f"{call[1]}{name}.{call[2]}" if call[2] else literal]
+        end = call.end()
+    return "".join((*written, statement[end:]))
+
+
+def _blanked(statement: str) -> str:
+    """The statement with spaces for its comments and what it quotes, as long as before."""
+    return "".join(
+        piece if len(piece := match.group()) == 1 else " " * len(piece) for match in _PIECE.finditer(statement)
+    )
 
 
 def sql_files(path: Path) -> list[Path]:
