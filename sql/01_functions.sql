@@ -90,7 +90,7 @@ CREATE OR REPLACE FUNCTION vdx_average_precision AS (labels, scores) -> arrayMap
         arrayReverseFill(
             (precision, is_last) -> is_last,
             arrayMap((found, rank) -> found / rank, arrayCumSum(ranked.1), arrayEnumerate(ranked.1)),
-            arrayMap((score, next) -> score != next, ranked.2, arrayPushBack(arrayPopFront(ranked.2), nan)))))
+            arrayMap((score, next) -> score != next, ranked.2, arraySlice(arrayPushBack(arrayPopFront(ranked.2), nan), 1, length(ranked.2))))))
         / arraySum(ranked.1),
     [arrayReverseSort(pair -> pair.2, arrayZip(arrayMap(label -> toFloat64(label), labels), arrayMap(score -> toFloat64(score), scores)))])[1];
 

@@ -53,9 +53,7 @@ CREATE TABLE IF NOT EXISTS inputs
     id UInt64 DEFAULT sipHash64(dataset, source),
     source String,
     dataset LowCardinality(String),
-    seen_at DateTime64(3) DEFAULT now64(3),
-    content_hash FixedString(32),                    -- of what came through inbox, with the INSERT that brought it
-    insert_id String
+    seen_at DateTime64(3) DEFAULT now64(3)
 )
 ENGINE = ReplacingMergeTree(seen_at) ORDER BY (dataset, id);
 
@@ -121,8 +119,10 @@ WHERE loaded_at < newest;
 -- ask the index for as many more. While nothing is hidden both counts come from what ClickHouse knows of the parts.
 -- Example: SELECT hidden FROM hidden_rows
 CREATE OR REPLACE VIEW hidden_rows AS
-SELECT toUInt64(greatest(0, assumeNotNull((SELECT count() FROM images SETTINGS apply_deleted_mask = 0)) - assumeNotNull((SELECT count() FROM images))))
-    + assumeNotNull((SELECT count() FROM superseded_images)) AS hidden;
+SELECT toUInt64(greatest(0,
+        assumeNotNull((SELECT count() FROM images SETTINGS apply_deleted_mask = 0))
+        - assumeNotNull((SELECT count() FROM images SETTINGS apply_deleted_mask = 1))))
+    + assumeNotNull((SELECT count() FROM superseded_images SETTINGS apply_deleted_mask = 1)) AS hidden;
 
 -- inbox: insert pictures here; each becomes a row of images or of rejects. `bytes` is the picture's content; where it is
 -- empty, source is a path or URL that the encoder reads. What is already there, by source, content and model, is passed over.
@@ -151,9 +151,11 @@ CREATE TABLE IF NOT EXISTS embedded
     encoded Tuple(vector Array(Float32), error String),
     caption String,
     attributes Map(LowCardinality(String), String),
-    size UInt64
+    size UInt64,
+    at DateTime64(3) DEFAULT nowInBlock64(3)         -- one time for all that becomes of a row
 )
 ENGINE = Null;
+ALTER TABLE embedded ADD COLUMN IF NOT EXISTS at DateTime64(3) DEFAULT nowInBlock64(3);
 
 -- inbox_embed: embeds what is new in inbox, block by block. A picture that images holds under another source is not
 -- embedded again: its vector is copied, with a jitter, since thousands of equal vectors make an index build 50 times slower.
@@ -186,15 +188,9 @@ FROM
 (
     SELECT dataset, vdx_source(source, bytes) AS given, bytes, caption, attributes, vdx_content_hash(source, bytes) AS content_hash,
         concat(given, '#', lower(hex(substring(content_hash, 1, 8)))) AS other_name,
-        -- Of one source's pictures in a block the one of least hash is taken; or the one that an earlier block of the INSERT held.
+        -- Of one source's pictures in a block the one of least hash is taken.
         (dataset, given, content_hash) NOT IN (
-            SELECT dataset, vdx_source(source, bytes), min(vdx_content_hash(source, bytes)) FROM inbox GROUP BY ALL)
-        OR (sipHash64(dataset, given) IN (SELECT id FROM inputs
-                WHERE dataset IN (SELECT dataset FROM inbox) AND id IN (SELECT sipHash64(dataset, vdx_source(source, bytes)) FROM inbox)
-                    AND insert_id = initialQueryID() AND insert_id != '')
-            AND (sipHash64(dataset, given), content_hash) NOT IN (SELECT id, content_hash FROM inputs
-                WHERE dataset IN (SELECT dataset FROM inbox) AND id IN (SELECT sipHash64(dataset, vdx_source(source, bytes)) FROM inbox)
-                    AND insert_id = initialQueryID())) AS clashes
+            SELECT dataset, vdx_source(source, bytes), min(vdx_content_hash(source, bytes)) FROM inbox GROUP BY ALL) AS clashes
     FROM inbox
 ) AS fresh
 LEFT ANY JOIN
@@ -221,18 +217,57 @@ WHERE (sipHash64(dataset, source), content_hash) NOT IN
 
 -- embedded_inputs: notes in inputs what goes to images and rejects.
 CREATE MATERIALIZED VIEW IF NOT EXISTS embedded_inputs TO inputs AS
-SELECT source, dataset, content_hash, initialQueryID() AS insert_id
+SELECT source, dataset
 FROM embedded;
+
+-- arrivals: what was embedded in the last days and by which INSERT.
+-- Example: SELECT insert_id, count() FROM arrivals GROUP BY insert_id
+CREATE TABLE IF NOT EXISTS arrivals
+(
+    id UInt64,
+    source String,
+    dataset LowCardinality(String),
+    content_hash FixedString(32),
+    insert_id LowCardinality(String),
+    at DateTime64(3)
+)
+ENGINE = MergeTree ORDER BY id PARTITION BY toDate(at) TTL toDateTime(at) + INTERVAL 2 DAY SETTINGS ttl_only_drop_parts = 1;
+
+-- embedded_arrivals: notes in arrivals what goes to images and rejects.
+CREATE MATERIALIZED VIEW IF NOT EXISTS embedded_arrivals TO arrivals AS
+SELECT sipHash64(dataset, source) AS id, source, dataset, content_hash, initialQueryID() AS insert_id, at
+FROM embedded;
+
+-- arrival_rows: arrivals as image_rows is images.
+-- Example: SELECT count() FROM arrival_rows
+CREATE OR REPLACE VIEW arrival_rows AS
+SELECT id, content_hash, insert_id, at FROM arrivals;
+
+-- arrivals_clash: where the blocks of one INSERT bring different pictures of one source, the last one is taken, and each earlier one
+-- is a reject under a name of its own.
+CREATE MATERIALIZED VIEW IF NOT EXISTS arrivals_clash TO rejects AS
+SELECT
+    concat(fresh.source, '#', lower(hex(substring(if(fresh.at > held.at, held.content_hash, fresh.content_hash), 1, 8)))) AS source,
+    fresh.dataset AS dataset,
+    if(fresh.at > held.at, held.content_hash, fresh.content_hash) AS content_hash,
+    'another picture of the same INSERT has this source: give each a source of its own' AS error
+FROM arrivals AS fresh
+INNER JOIN
+(
+    SELECT id, content_hash, at FROM arrival_rows WHERE id IN (SELECT id FROM arrivals) AND insert_id = initialQueryID()
+) AS held ON held.id = fresh.id
+WHERE held.content_hash != fresh.content_hash;
 
 -- embedded_images: moves the good rows to images.
 CREATE MATERIALIZED VIEW IF NOT EXISTS embedded_images TO images AS
-SELECT source, dataset, model, weights_hash, preprocessing, content_hash, encoded.vector AS vector, caption, attributes, size
+SELECT source, dataset, model, weights_hash, preprocessing, content_hash, encoded.vector AS vector, caption, attributes, size,
+    at AS loaded_at
 FROM embedded
 WHERE encoded.error = '';
 
 -- embedded_rejects: moves the other rows to rejects.
 CREATE MATERIALIZED VIEW IF NOT EXISTS embedded_rejects TO rejects AS
-SELECT source, dataset, content_hash, encoded.error AS error, size
+SELECT source, dataset, content_hash, encoded.error AS error, size, at AS rejected_at
 FROM embedded
 WHERE encoded.error != '';
 
@@ -249,8 +284,12 @@ WITH (
                 SELECT id FROM current_images
                 WHERE dataset = {dataset:String} AND weights_hash = (SELECT encoder_info()['weights_hash'])) AS is_image,
             id GLOBAL IN (SELECT id FROM current_rejects WHERE dataset = {dataset:String}) AS is_reject
-        FROM inputs FINAL
-        WHERE dataset = {dataset:String}
+        FROM
+        (
+            SELECT id FROM inputs WHERE dataset = {dataset:String}
+            UNION DISTINCT
+            SELECT id FROM current_rejects WHERE dataset = {dataset:String}
+        )
     )
 ) AS counted
 SELECT what, pictures

@@ -2,7 +2,8 @@
 -- All answer (id, source, dataset, distance), nearest first, through the vector index up to k = 1000 (ClickHouse's
 -- max_limit_for_vector_search_queries; hidden rows count) and by an exact scan beyond.
 -- Each asks the index for as many more rows as are hidden and leaves those out: deleted ones, which the index still holds (they are
--- read too, or it would answer fewer than k), and superseded ones. An answer that would hold a vector of another model is an error.
+-- read too, by apply_deleted_mask = 0, or it would answer fewer than k; what is read inside for another purpose has it at 1), and
+-- superseded ones. An answer that would hold a vector of another model is an error.
 -- A view's argument is a constant, such as encode_text('a cat'); ClickHouse before 26.9 takes no subquery there.
 
 -- search_text(query, k): the k images nearest to a text.
@@ -68,7 +69,8 @@ FROM
     SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
         cosineDistance(vector, (
             SELECT groupArray(1)(vector)[1] FROM current_images WHERE id = {image_id:UInt64}
-            HAVING NOT throwIf(count() = 0, 'search_id: no image has this image_id'))) AS distance
+            HAVING NOT throwIf(count() = 0, 'search_id: no image has this image_id')
+            SETTINGS apply_deleted_mask = 1)) AS distance
     FROM images
     ORDER BY distance
     LIMIT {k:UInt32} + 1 + (SELECT hidden FROM hidden_rows)
@@ -108,11 +110,13 @@ WITH
     (
         SELECT multiIf(
             {concept:String} != '',
-            (SELECT argMax(weight, (round, created_at)) FROM classifiers WHERE concept = {concept:String}),
+            (SELECT argMax(weight, (round, created_at)) FROM classifiers WHERE concept = {concept:String}
+                SETTINGS apply_deleted_mask = 1),
             {image_id:UInt64} != 0,
             (
                 SELECT groupArray(1)(vector)[1] FROM current_images WHERE id = {image_id:UInt64}
                 HAVING NOT throwIf({image_id:UInt64} != 0 AND count() = 0, 'no image has this image_id')
+                SETTINGS apply_deleted_mask = 1
             ),
             {vector:Array(Float32)})
         FROM comparable

@@ -342,7 +342,8 @@ WITH
             SELECT id, loaded_at, _row_exists, cosineDistance(vector, (SELECT current.1)) AS distance
             FROM images
             ORDER BY distance
-            LIMIT (SELECT count() + 30 * {k:UInt32} FROM labels WHERE concept = {concept:String}) + (SELECT hidden FROM hidden_rows)
+            LIMIT (SELECT count() + 30 * {k:UInt32} FROM labels WHERE concept = {concept:String} SETTINGS apply_deleted_mask = 1)
+                + (SELECT hidden FROM hidden_rows)
             SETTINGS apply_deleted_mask = 0
         )
         WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images) AND id NOT IN (SELECT image_id FROM judged)
@@ -448,10 +449,11 @@ SELECT id, source, dataset, distance
 FROM
 (
     SELECT id, source, dataset, loaded_at, _row_exists,
-        cosineDistance(vector, (SELECT weight FROM current_weight(concept = {concept:String}))) AS distance
+        cosineDistance(vector, (SELECT weight FROM current_weight(concept = {concept:String}) SETTINGS apply_deleted_mask = 1)) AS distance
     FROM images
     ORDER BY distance
-    LIMIT {k:UInt32} + (SELECT count() FROM current_labels WHERE concept = {concept:String}) + (SELECT hidden FROM hidden_rows)
+    LIMIT {k:UInt32} + (SELECT count() FROM current_labels WHERE concept = {concept:String} SETTINGS apply_deleted_mask = 1)
+        + (SELECT hidden FROM hidden_rows)
     SETTINGS apply_deleted_mask = 0
 )
 WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
@@ -539,7 +541,8 @@ SELECT id
 FROM
 (
     SELECT id, loaded_at, _row_exists,
-        cosineDistance(vector, (SELECT weight FROM classifier_at(concept = {concept:String}, round = {round:UInt32}))) AS distance
+        cosineDistance(vector, (
+            SELECT weight FROM classifier_at(concept = {concept:String}, round = {round:UInt32}) SETTINGS apply_deleted_mask = 1)) AS distance
     FROM images
     ORDER BY distance
     LIMIT {k:UInt32} + (SELECT hidden FROM hidden_rows)

@@ -153,7 +153,9 @@ def _concepts(client: Any, info: dict[str, str]) -> Check:
 
 def _deleted(client: Any) -> Check:
     """Rows that are hidden: the searches of the bundle look past them, a statement of one's own does not."""
-    deleted = client.command("SELECT (SELECT count() FROM images SETTINGS apply_deleted_mask = 0) - (SELECT count() FROM images)")
+    deleted = client.command(
+        "SELECT (SELECT count() FROM images SETTINGS apply_deleted_mask = 0) - (SELECT count() FROM images)"
+    )
     hidden = client.command("SELECT hidden FROM hidden_rows")
     return Check(
         "hidden rows",

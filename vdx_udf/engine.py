@@ -53,7 +53,9 @@ def placed(client: Any, statement: str) -> str:
     """The statement as it is to be kept: a view, or a mutation, reads the same from wherever it is read later."""
     if not is_kept(statement):
         return statement
-    ((database, functions),) = client.query("SELECT currentDatabase(), groupArray(name) FROM system.table_functions").result_rows
+    ((database, functions),) = client.query(
+        "SELECT currentDatabase(), groupArray(name) FROM system.table_functions"
+    ).result_rows
     return qualified(statement, database, functions)
 
 

@@ -194,7 +194,7 @@ def _files(context: Context, place: bytes) -> native.Ragged:
     try:
         found = context.encoder.source.files(place)
     except ImageError as error:
-        raise EncodeError(f"vdx_files: {shortened(place)}: {error}") from None
+        raise EncodeError(f"{shortened(place)}: {error}") from None
     columns = ([f.path for f in found], np.array([f.size for f in found], np.uint64), [f.error.encode() for f in found])
     return native.Ragged(np.array([len(found)], np.uint64), columns)
 

@@ -43,6 +43,8 @@ class ImageSource:
 
     def files(self, place: bytes) -> list[Found]:
         """The files of `vdx_udf.files.below`, of those folders alone that may be read. Raises ImageError."""
+        if not place:
+            return []
         path = self._path(place)
         fixed = Path(re.split(r"[*?{]", str(path), maxsplit=1)[0])  # of a glob: what stands before its first sign
         real = (path if path.exists() else fixed if fixed.exists() else fixed.parent).resolve()

@@ -55,9 +55,7 @@ def qualified(statement: str, database: str, table_functions: Container[str]) ->
 
 def _blanked(statement: str) -> str:
     """The statement with spaces for its comments and what it quotes, as long as before."""
-    return "".join(
-        piece if len(piece := match.group()) == 1 else " " * len(piece) for match in _PIECE.finditer(statement)
-    )
+    return "".join(piece if len(piece := match.group()) == 1 else " " * len(piece) for match in _PIECE.finditer(statement))
 
 
 def sql_files(path: Path) -> list[Path]:

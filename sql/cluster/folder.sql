@@ -43,6 +43,11 @@ IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
 SETTINGS mutations_sync = 1;
 -- end
 
-SELECT * FROM load_report(dataset = {dataset:String})
-UNION ALL
-SELECT * FROM passed_over(path = {path:String});
+SELECT what, pictures
+FROM
+(
+    SELECT 1 AS part, rowNumberInAllBlocks() AS line, what, pictures FROM load_report(dataset = {dataset:String})
+    UNION ALL
+    SELECT 2, 0, what, pictures FROM passed_over(path = {path:String})
+)
+ORDER BY part, line;

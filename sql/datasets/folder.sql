@@ -21,8 +21,7 @@ FORMAT Null;
 -- Until all is in, merges write no vector index, so that it is built once.
 ALTER TABLE images MODIFY SETTING materialize_skip_indexes_on_merge = 0;
 
--- A block of rows is what is read, embedded and stored at a time: it bounds memory, and what a stop can lose. What cannot be read, or
--- is no picture, gets its reason from the encoder, by its path.
+-- A block of rows is what is read, embedded and stored at a time: it bounds memory, and what a stop can lose.
 -- rows: SELECT count() FROM inputs FINAL WHERE dataset = {dataset:String}
 -- done: SELECT sum(n) FROM (SELECT count() AS n FROM current_images WHERE dataset = {dataset:String} UNION ALL SELECT count() FROM current_rejects WHERE dataset = {dataset:String})
 INSERT INTO inbox (dataset, source, bytes)
@@ -34,7 +33,9 @@ SETTINGS max_threads = 4, max_block_size = 32, min_insert_block_size_rows = 1024
 -- end
 
 -- Rows of one picture that two INSERTs brought at the same moment.
-INSERT INTO superseded_images SELECT id, loaded_at FROM superseded WHERE dataset = {dataset:String};
+INSERT INTO superseded_images
+SELECT id, loaded_at FROM superseded
+WHERE dataset = {dataset:String} AND (id, loaded_at) NOT IN (SELECT id, loaded_at FROM superseded_images);
 
 ALTER TABLE images RESET SETTING materialize_skip_indexes_on_merge;
 
@@ -64,6 +65,11 @@ IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
 SETTINGS mutations_sync = 1;
 -- end
 
-SELECT * FROM load_report(dataset = {dataset:String})
-UNION ALL
-SELECT * FROM passed_over(path = {path:String});
+SELECT what, pictures
+FROM
+(
+    SELECT 1 AS part, rowNumberInAllBlocks() AS line, what, pictures FROM load_report(dataset = {dataset:String})
+    UNION ALL
+    SELECT 2, 0, what, pictures FROM passed_over(path = {path:String})
+)
+ORDER BY part, line;

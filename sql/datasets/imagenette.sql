@@ -96,7 +96,9 @@ SETTINGS max_threads = 4, max_block_size = 32, min_insert_block_size_rows = 1024
 -- end
 
 -- Rows of one picture that two INSERTs brought at the same moment.
-INSERT INTO superseded_images SELECT id, loaded_at FROM superseded WHERE dataset = {dataset:String};
+INSERT INTO superseded_images
+SELECT id, loaded_at FROM superseded
+WHERE dataset = {dataset:String} AND (id, loaded_at) NOT IN (SELECT id, loaded_at FROM superseded_images);
 
 ALTER TABLE images RESET SETTING materialize_skip_indexes_on_merge;
 

@@ -50,7 +50,7 @@ FROM (SELECT photo_id, photo_image_url, photo_description, ai_description FROM u
 LEFT ANY JOIN
 (
     SELECT extract(source, '([^/]*)\\.\\w+$') AS photo_id, source AS place, size
-    FROM folder_files(path = if({pictures:String} = '', 'none', {pictures:String}))
+    FROM folder_files(path = {pictures:String})
     WHERE is_picture
 ) AS files USING (photo_id);
 
@@ -78,7 +78,8 @@ FROM
     SELECT attributes, source, id, loaded_at, _row_exists,
         cosineDistance(vector, (
             SELECT groupArray(1)(vector)[1] FROM unsplash CROSS JOIN comparable WHERE photo_id = {photo_id:String}
-            HAVING NOT throwIf(count() = 0, 'unsplash_similar: no photo has this photo_id'))) AS distance
+            HAVING NOT throwIf(count() = 0, 'unsplash_similar: no photo has this photo_id')
+            SETTINGS apply_deleted_mask = 1)) AS distance
     FROM images
     WHERE dataset = 'unsplash'
     ORDER BY distance
@@ -148,7 +149,9 @@ SETTINGS max_threads = 4, max_block_size = 32, min_insert_block_size_rows = 1024
     materialize_skip_indexes_on_insert = 0;
 
 -- Rows of one picture that two INSERTs brought at the same moment.
-INSERT INTO superseded_images SELECT id, loaded_at FROM superseded WHERE dataset = {dataset:String};
+INSERT INTO superseded_images
+SELECT id, loaded_at FROM superseded
+WHERE dataset = {dataset:String} AND (id, loaded_at) NOT IN (SELECT id, loaded_at FROM superseded_images);
 
 ALTER TABLE images RESET SETTING materialize_skip_indexes_on_merge;
 
