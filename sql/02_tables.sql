@@ -53,7 +53,8 @@ CREATE TABLE IF NOT EXISTS inputs
     id UInt64 DEFAULT sipHash64(dataset, source),
     source String,
     dataset LowCardinality(String),
-    seen_at DateTime64(3) DEFAULT now64(3)
+    seen_at DateTime64(3) DEFAULT now64(3),
+    arrived Bool                                     -- it became an image or a reject; if it is neither, somebody deleted it
 )
 ENGINE = ReplacingMergeTree(seen_at) ORDER BY (dataset, id);
 
@@ -89,6 +90,21 @@ FROM rejects AS fresh
 INNER JOIN (SELECT id, loaded_at FROM images WHERE id IN (SELECT id FROM rejects)) AS held USING (id)
 WHERE held.loaded_at <= fresh.rejected_at;
 
+-- superseded_rejects: rejects whose picture was embedded since, noted as it comes in.
+-- Example: SELECT count() FROM superseded_rejects
+CREATE TABLE IF NOT EXISTS superseded_rejects (id UInt64, rejected_at DateTime64(3))
+ENGINE = ReplacingMergeTree ORDER BY (id, rejected_at);
+
+-- images_supersede_rejects: fills it.
+CREATE MATERIALIZED VIEW IF NOT EXISTS images_supersede_rejects TO superseded_rejects AS
+SELECT held.id AS id, held.rejected_at AS rejected_at
+FROM images AS fresh
+INNER JOIN
+(
+    SELECT id, rejected_at FROM rejects WHERE id IN (SELECT id FROM images WHERE getSetting('optimize_on_insert'))
+) AS held USING (id)
+WHERE held.rejected_at < fresh.loaded_at;
+
 -- current_images: the images that count, one row an id, the newest.
 -- Example: SELECT source, caption FROM current_images WHERE dataset = 'holiday'
 CREATE OR REPLACE VIEW current_images AS
@@ -98,7 +114,7 @@ SELECT * FROM images WHERE (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at F
 -- Example: SELECT source, error FROM current_rejects WHERE dataset = 'holiday'
 CREATE OR REPLACE VIEW current_rejects AS
 SELECT * FROM rejects FINAL
-WHERE id GLOBAL NOT IN (SELECT id FROM current_images WHERE id GLOBAL IN (SELECT id FROM rejects));
+WHERE (id, rejected_at) GLOBAL NOT IN (SELECT id, rejected_at FROM superseded_rejects);
 
 -- superseded: the rows that superseded_images should hold, by looking at all images. Only rows of one id that two INSERTs bring at
 -- the same moment can miss each other on their way in.
@@ -217,7 +233,7 @@ WHERE (sipHash64(dataset, source), content_hash) NOT IN
 
 -- embedded_inputs: notes in inputs what goes to images and rejects.
 CREATE MATERIALIZED VIEW IF NOT EXISTS embedded_inputs TO inputs AS
-SELECT source, dataset
+SELECT source, dataset, true AS arrived
 FROM embedded;
 
 -- arrivals: what was embedded in the last days and by which INSERT.
@@ -272,7 +288,7 @@ FROM embedded
 WHERE encoded.error != '';
 
 -- load_report(dataset): a data set's inputs, how many of them became images of the encoder's model and how many rejects,
--- and the rejects by reason. An error where inputs are not images + rejects.
+-- and the rejects by reason. An error where inputs are not images + rejects; what was deleted since counts nowhere.
 -- Example: SELECT * FROM load_report(dataset = 'holiday')
 CREATE OR REPLACE VIEW load_report AS
 WITH (
@@ -286,7 +302,8 @@ WITH (
             id GLOBAL IN (SELECT id FROM current_rejects WHERE dataset = {dataset:String}) AS is_reject
         FROM
         (
-            SELECT id FROM inputs WHERE dataset = {dataset:String}
+            SELECT id FROM inputs FINAL
+            WHERE dataset = {dataset:String} AND (NOT arrived OR id GLOBAL IN (SELECT id FROM current_images WHERE dataset = {dataset:String}))
             UNION DISTINCT
             SELECT id FROM current_rejects WHERE dataset = {dataset:String}
         )

@@ -86,7 +86,7 @@ def clip():
 def fresh_tables(client):
     """Empties the tables, so that a test sees only its own rows."""
     for table in (
-        "images", "superseded_images", "arrivals", "rejects", "inputs", "labels", "classifiers", "kept_concepts", "kept_scores", "near_pairs", "neighbours", "search_trials",
+        "images", "superseded_images", "superseded_rejects", "arrivals", "rejects", "inputs", "labels", "classifiers", "kept_concepts", "kept_scores", "near_pairs", "neighbours", "search_trials",
     ):  # fmt: skip
         client.command(f"TRUNCATE TABLE {table}")
     return client

@@ -378,7 +378,7 @@ def test_every_example_runs_from_another_database(fresh_tables, layout, drawn):
     try:
         client.database = "other db"
         engine.apply_schema(client, layout.sql)
-        for table in ("images", "superseded_images", "labels", "classifiers", "near_pairs"):
+        for table in ("images", "superseded_images", "rejects", "superseded_rejects", "labels", "classifiers", "near_pairs"):
             client.command(f"TRUNCATE TABLE {table}")
         client.command(
             f"INSERT INTO inbox (source, dataset, bytes) SELECT _path, 'holiday', raw_blob FROM file('{drawn[0]}/000*.png', RawBLOB)"

@@ -32,6 +32,11 @@ class DecoderPool:
         self._free: list[subprocess.Popen] = []
         self._room = threading.Semaphore(most)
 
+    def close(self) -> None:
+        """Ends the processes."""
+        while self._free:
+            self._free.pop().communicate()
+
     def decode(self, content: bytes, side: int) -> Image.Image:
         """As decoding.decode. Raises ImageError."""
         with self._room:

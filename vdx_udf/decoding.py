@@ -1,5 +1,6 @@
 """From a picture's bytes to its pixels, as a viewer shows it. Knows nothing of the model."""
 
+import atexit
 import io
 import struct
 import time
@@ -29,6 +30,7 @@ _UPRIGHT = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 _elsewhere = DecoderPool(settings.DECODERS)
+atexit.register(_elsewhere.close)
 
 
 class _Timed(io.BytesIO):

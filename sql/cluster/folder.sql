@@ -7,8 +7,13 @@
 -- s3Cluster('{cluster}', ...) all nodes read it.
 
 -- for each: SELECT toString(now64(3)) AS began
-INSERT INTO inputs (dataset, source)
-SELECT {dataset:String}, source FROM folder_files(path = {path:String}) WHERE is_picture
+INSERT INTO inputs (dataset, source, arrived)
+SELECT {dataset:String}, source, sipHash64({dataset:String}, source) GLOBAL IN (
+        SELECT id FROM current_images WHERE dataset = {dataset:String}
+        UNION ALL
+        SELECT id FROM current_rejects WHERE dataset = {dataset:String})
+FROM folder_files(path = {path:String})
+WHERE is_picture
 SETTINGS distributed_foreground_insert = 1;
 
 SELECT throwIf(count() = 0, format('no pictures: there are none in {}', {path:String}))

@@ -23,7 +23,7 @@ CREATE OR REPLACE VIEW classifiers ON CLUSTER '{cluster}' AS SELECT * FROM vdx.c
 -- Example: SELECT concept FROM vdx_shard.kept_concepts
 CREATE OR REPLACE VIEW kept_concepts ON CLUSTER '{cluster}' AS SELECT * FROM vdx.kept_concepts;
 
--- here, each shard's own rows: images rejects inputs inbox embedded superseded_images image_rows images_supersede rejects_supersede current_images current_rejects inbox_embed arrivals embedded_arrivals arrival_rows arrivals_clash embedded_images embedded_rejects embedded_inputs kept_scores kept_scores_of_new index_status
+-- here, each shard's own rows: images rejects inputs inbox embedded superseded_images image_rows images_supersede rejects_supersede superseded_rejects images_supersede_rejects current_images current_rejects inbox_embed arrivals embedded_arrivals arrival_rows arrivals_clash embedded_images embedded_rejects embedded_inputs kept_scores kept_scores_of_new index_status
 
 USE vdx;
 -- images: of all shards. A row that is inserted goes to the shard that its id names.
@@ -50,6 +50,11 @@ ENGINE = Distributed('{cluster}', vdx_shard, inbox, sipHash64(dataset, source));
 -- Example: SELECT count() FROM vdx.superseded_images
 CREATE TABLE IF NOT EXISTS superseded_images ON CLUSTER '{cluster}' AS vdx_shard.superseded_images
 ENGINE = Distributed('{cluster}', vdx_shard, superseded_images, id);
+
+-- superseded_rejects: of all shards likewise.
+-- Example: SELECT count() FROM vdx.superseded_rejects
+CREATE TABLE IF NOT EXISTS superseded_rejects ON CLUSTER '{cluster}' AS vdx_shard.superseded_rejects
+ENGINE = Distributed('{cluster}', vdx_shard, superseded_rejects, id);
 
 -- kept_scores: of all shards, each with its own images.
 -- Example: SELECT concept, count() FROM vdx.kept_scores GROUP BY concept

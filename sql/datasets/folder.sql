@@ -10,8 +10,13 @@
 --   INSERT INTO inbox (dataset, source) SELECT 'holiday', url FROM links                       -- URLs, where the encoder may fetch
 
 -- for each: SELECT toString(now64(3)) AS began
-INSERT INTO inputs (dataset, source)
-SELECT {dataset:String}, source FROM folder_files(path = {path:String}) WHERE is_picture;
+INSERT INTO inputs (dataset, source, arrived)
+SELECT {dataset:String}, source, sipHash64({dataset:String}, source) GLOBAL IN (
+        SELECT id FROM current_images WHERE dataset = {dataset:String}
+        UNION ALL
+        SELECT id FROM current_rejects WHERE dataset = {dataset:String})
+FROM folder_files(path = {path:String})
+WHERE is_picture;
 
 SELECT throwIf(count() = 0, format('no pictures: there are none in {}', {path:String}))
 FROM inputs
@@ -47,6 +52,12 @@ WHERE (id, loaded_at) IN (SELECT id, loaded_at FROM superseded_images)
 SETTINGS mutations_sync = 1;
 ALTER TABLE images APPLY DELETED MASK IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
 SETTINGS mutations_sync = 1;
+-- end
+
+-- Rejects whose pictures were embedded since.
+-- for each: SELECT count() AS mended FROM superseded_rejects HAVING mended > 0
+DELETE FROM rejects WHERE (id, rejected_at) IN (SELECT id, rejected_at FROM superseded_rejects);
+DELETE FROM superseded_rejects WHERE (id, rejected_at) NOT IN (SELECT id, rejected_at FROM rejects);
 -- end
 
 -- What is noted of rows that are gone, by this or by merges.

@@ -68,8 +68,11 @@ GROUP BY wanted
 ORDER BY wanted;
 
 -- for each: SELECT toString(now64(3)) AS began
-INSERT INTO inputs (dataset, source)
-SELECT {dataset:String}, source
+INSERT INTO inputs (dataset, source, arrived)
+SELECT {dataset:String}, source, sipHash64({dataset:String}, source) GLOBAL IN (
+        SELECT id FROM current_images WHERE dataset = {dataset:String}
+        UNION ALL
+        SELECT id FROM current_rejects WHERE dataset = {dataset:String})
 FROM folder_files(path = {path:String})
 WHERE is_picture AND match(source, '/(train|val)/n\\d+/[^/]+$');
 
@@ -110,6 +113,12 @@ WHERE (id, loaded_at) IN (SELECT id, loaded_at FROM superseded_images)
 SETTINGS mutations_sync = 1;
 ALTER TABLE images APPLY DELETED MASK IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
 SETTINGS mutations_sync = 1;
+-- end
+
+-- Rejects whose pictures were embedded since.
+-- for each: SELECT count() AS mended FROM superseded_rejects HAVING mended > 0
+DELETE FROM rejects WHERE (id, rejected_at) IN (SELECT id, rejected_at FROM superseded_rejects);
+DELETE FROM superseded_rejects WHERE (id, rejected_at) NOT IN (SELECT id, rejected_at FROM rejects);
 -- end
 
 -- What is noted of rows that are gone, by this or by merges.

@@ -127,8 +127,12 @@ WHERE startsWith(_path, trimRight({path:String}, '/'))
 SETTINGS format_custom_escaping_rule = 'CSV', format_custom_field_delimiter = '\t', input_format_csv_empty_as_default = 1,
     date_time_input_format = 'best_effort';
 
-INSERT INTO inputs (dataset, source)
-SELECT {dataset:String}, source FROM unsplash_sources(pictures = {pictures:String}, suffix = {suffix:String});
+INSERT INTO inputs (dataset, source, arrived)
+SELECT {dataset:String}, source, sipHash64({dataset:String}, source) GLOBAL IN (
+        SELECT id FROM current_images WHERE dataset = {dataset:String}
+        UNION ALL
+        SELECT id FROM current_rejects WHERE dataset = {dataset:String})
+FROM unsplash_sources(pictures = {pictures:String}, suffix = {suffix:String});
 
 -- Until all is in, merges write no vector index, so that it is built once.
 ALTER TABLE images MODIFY SETTING materialize_skip_indexes_on_merge = 0;
@@ -163,6 +167,12 @@ WHERE (id, loaded_at) IN (SELECT id, loaded_at FROM superseded_images)
 SETTINGS mutations_sync = 1;
 ALTER TABLE images APPLY DELETED MASK IN PARTITION ({dataset:String}, {model:String}, {weights_hash:String})
 SETTINGS mutations_sync = 1;
+-- end
+
+-- Rejects whose pictures were embedded since.
+-- for each: SELECT count() AS mended FROM superseded_rejects HAVING mended > 0
+DELETE FROM rejects WHERE (id, rejected_at) IN (SELECT id, rejected_at FROM superseded_rejects);
+DELETE FROM superseded_rejects WHERE (id, rejected_at) NOT IN (SELECT id, rejected_at FROM rejects);
 -- end
 
 -- What is noted of rows that are gone, by this or by merges.

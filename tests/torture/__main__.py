@@ -12,7 +12,7 @@ import click
 from tests.torture.rig import Rig, processes, wait_for
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
-PARTS = ("faults", "random", "load", "interactive")
+PARTS = ("faults", "random", "load", "interactive", "ordinary")
 
 
 @click.group(invoke_without_command=True)
@@ -20,24 +20,26 @@ PARTS = ("faults", "random", "load", "interactive")
 @click.option("--queries", default=10_000, show_default=True, help="Queries under random faults.")
 @click.option("--minutes", default=15.0, show_default=True, help="Minutes of 64 queries at a time.")
 @click.option("--rows", default=1_000_000, show_default=True, help="Rows of the block beside interactive queries.")
+@click.option("--steps", default=2_000, show_default=True, help="Steps of a data set's ordinary use.")
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 @click.pass_context
-def main(context: click.Context, repeat: int, queries: int, minutes: float, rows: int, output: Path) -> None:
+def main(context: click.Context, repeat: int, queries: int, minutes: float, rows: int, steps: int, output: Path) -> None:
     """Everything, each part in a process and a prefix of its own."""
     if context.invoked_subcommand:
         return
-    amounts = {"faults": repeat, "random": queries, "load": minutes, "interactive": rows}
+    amounts = {"faults": repeat, "random": queries, "load": minutes, "interactive": rows, "ordinary": steps}
     results = {part: _apart(part, amounts[part]) for part in PARTS}
     lines = [*results["faults"]["rows"], results["random"]["rows"][0]]
     left = {kind: sum(results[part]["left_behind"][kind] for part in PARTS) for kind in ("processes", "sockets", "files")}
     found = {"faults": lines, "load": results["load"]["load"], "interactive": results["interactive"]["interactive"]}
+    found["ordinary"] = results["ordinary"]["ordinary"]
     found |= {"left_behind": left}
     output.mkdir(parents=True, exist_ok=True)
     (output / "torture.json").write_text(json.dumps(found, indent=1) + "\n")
     (output / "torture.md").write_text(text := table(found))
     click.echo(text)
     bad = sum(line["wrong_rows"] + line["lost_rows"] + line["failed_otherwise"] for line in (*lines, found["load"]))
-    sys.exit(1 if bad or sum(left.values()) else 0)
+    sys.exit(1 if bad or found["ordinary"]["different"] or sum(left.values()) else 0)
 
 
 def _apart(part: str, amount: float) -> dict:
@@ -68,7 +70,7 @@ def part(name: str, amount: float, folder: Path, answer: Path) -> None:
     from tests.torture import run
     from vdx_udf.install import stop_encoder
 
-    rig = Rig(folder, {} if name in ("load", "interactive") else None)
+    rig = Rig(folder, {} if name in ("load", "interactive", "ordinary") else None)
     rig.questions.check(rig.client)
     if name == "faults":
         found = {"rows": [row.as_dict() for row in run.catalogue(rig, int(amount))]}
@@ -76,6 +78,11 @@ def part(name: str, amount: float, folder: Path, answer: Path) -> None:
         found = {"rows": [run.at_random(rig, int(amount)).as_dict()]}
     elif name == "load":
         found = {"load": run.load(rig, amount)}
+    elif name == "ordinary":
+        from tests.torture.ordinary import ordinary
+
+        found = {"ordinary": ordinary(rig, folder, int(amount))}
+        click.echo("\n".join(found["ordinary"]["differences"]), err=True)
     else:
         found = {"interactive": run.interactive(rig, int(amount))}
     answer.write_text(json.dumps(found))
@@ -109,6 +116,9 @@ def table(found: dict) -> str:
         f"A block of {singles['rows']:,} texts took {singles['block_seconds']} s; single new texts beside it took"
         f" {singles['beside']['p50']} ms (95th percentile {singles['beside']['p95']} ms), alone {singles['alone']['p50']} ms"
         f" ({singles['alone']['p95']} ms).",
+        "",
+        f"Ordinary use: {found['ordinary']['steps']:,} steps (loads, edits, renames, deletes, re-inserts, broken versions, merges, other databases)"
+        f" and {found['ordinary']['queries']:,} queries of the views after them: {found['ordinary']['different']} differences from numpy.",
         "",
         f"Left behind after all of it: {left['processes']} processes, {left['sockets']} sockets, {left['files']} files.",
         "",

@@ -199,6 +199,23 @@ class Questions:
             {*range(rows)},
         )
 
+    def _vdx_files(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        rows = min(rows, PICTURES)
+        return (
+            "SELECT k, if(length(found) = 1 AND found[1].1 = path AND found[1].2 = length(bytes) AND found[1].3 = '', 0, 1)"
+            f" FROM (SELECT k, path, bytes, vdx_files(path) AS found FROM (SELECT * FROM torture_pictures WHERE k < {rows} LIMIT {PICTURES}))",
+            {*range(rows)},
+        )
+
+    def _vdx_read(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        """Of a file that is no picture the reason."""
+        rows = min(rows, PICTURES)
+        return (
+            "SELECT k, if(k % 10 = 9, found.1 = '' AND found.2 != '', found.1 = bytes AND found.2 = '') = 0"
+            f" FROM (SELECT k, bytes, vdx_read(path) AS found FROM (SELECT * FROM torture_pictures WHERE k < {rows} LIMIT {PICTURES}))",
+            {*range(rows)},
+        )
+
     def _vdx_encoder_info(self, rows: int, salt: int) -> tuple[str, set[int]]:
         return f"SELECT 0, if(vdx_encoder_info('{salt}')['dimension'] = '512', 0, 1)", {0}
 
