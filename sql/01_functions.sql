@@ -29,13 +29,6 @@ CREATE OR REPLACE FUNCTION vdx_source AS (source, bytes) ->
 -- Example: SELECT vdx_normalize([3, 4])
 CREATE OR REPLACE FUNCTION vdx_normalize AS (vector) -> vector / if(L2Norm(vector) = 0, 1, L2Norm(vector));
 
--- vdx_throw_if_foreign(model, weights_hash, encoder): an error for an image whose vector is another model's than the encoder's.
--- Example: SELECT vdx_throw_if_foreign(encoder_info()['model'], '', encoder_info())
-CREATE OR REPLACE FUNCTION vdx_throw_if_foreign AS (model, weights_hash, encoder) -> throwIf(
-    weights_hash != encoder['weights_hash'] AND (weights_hash != '' OR model != encoder['model']),
-    'images holds vectors of another model than the encoder runs, and vectors of different models do not compare: SELECT * FROM'
-    || ' comparable says which, and what to do');
-
 -- vdx_jitter(vector, seed): the vector with each number moved by up to 0.2 %, always the same for a seed; length 1, cosine
 -- to the vector above 0.999999.
 -- Example: SELECT vdx_jitter([0.6, 0.8], 42)

@@ -400,18 +400,20 @@ FROM
 GROUP BY model, weights_hash
 HAVING images > 0;
 
--- comparable: one row where every image has the encoder's own model; otherwise an error that says what to do.
+-- comparable: one row where every image has the encoder's own model, with the number of hidden rows, both of which a search asks for
+-- at once; otherwise an error that says what to do.
 -- Example: SELECT encode_text('a red circle') FROM comparable
 CREATE OR REPLACE VIEW comparable AS
 WITH (
-    SELECT (any(encoder), groupArrayIf(
+    SELECT (any(encoder_info()), groupArrayIf(
         format('{} vectors of {} (weights {})', toString(images), if(model = '', 'a model that is not named', model),
             if(weights_hash = '', 'unknown', weights_hash)),
-        weights_hash != encoder['weights_hash'] AND (weights_hash != '' OR model != encoder['model'])))
+        weights_hash != encoder_info()['weights_hash'] AND (weights_hash != '' OR model != encoder_info()['model'])))
     FROM held_models
-    CROSS JOIN (SELECT encoder_info() AS encoder) AS now
+    SETTINGS apply_deleted_mask = 1
 ) AS found
-SELECT 1 AS yes
+SELECT 1 AS yes, hidden
+FROM hidden_rows
 WHERE NOT throwIf(notEmpty(found.2), format(
     'images holds {}, but the encoder runs {} (weights {}), and vectors of different models do not compare: install the other'
     || ' model with vdx install, or load the pictures again and DELETE FROM images WHERE weights_hash != ''{}''',

@@ -3,7 +3,7 @@
 -- max_limit_for_vector_search_queries; hidden rows count) and by an exact scan beyond.
 -- Each asks the index for as many more rows as are hidden and leaves those out: deleted ones, which the index still holds (they are
 -- read too, by apply_deleted_mask = 0, or it would answer fewer than k; what is read inside for another purpose has it at 1), and
--- superseded ones. An answer that would hold a vector of another model is an error.
+-- superseded ones. All refuse to compare vectors of different models.
 -- A view's argument is a constant, such as encode_text('a cat'); ClickHouse before 26.9 takes no subquery there.
 
 -- search_text(query, k): the k images nearest to a text.
@@ -12,15 +12,13 @@ CREATE OR REPLACE VIEW search_text AS
 SELECT id, source, dataset, distance
 FROM
 (
-    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
-        cosineDistance(vector, encode_text({query:String})) AS distance
+    SELECT id, source, dataset, loaded_at, _row_exists, cosineDistance(vector, encode_text({query:String})) AS distance
     FROM images
     ORDER BY distance
-    LIMIT {k:UInt32} + (SELECT hidden FROM hidden_rows)
+    LIMIT {k:UInt32} + (SELECT hidden FROM comparable)
     SETTINGS apply_deleted_mask = 0
 )
 WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
-    AND NOT vdx_throw_if_foreign(model, weights_hash, encoder_info())
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -30,15 +28,13 @@ CREATE OR REPLACE VIEW search_image AS
 SELECT id, source, dataset, distance
 FROM
 (
-    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
-        cosineDistance(vector, encode_image({image:String})) AS distance
+    SELECT id, source, dataset, loaded_at, _row_exists, cosineDistance(vector, encode_image({image:String})) AS distance
     FROM images
     ORDER BY distance
-    LIMIT {k:UInt32} + (SELECT hidden FROM hidden_rows)
+    LIMIT {k:UInt32} + (SELECT hidden FROM comparable)
     SETTINGS apply_deleted_mask = 0
 )
 WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
-    AND NOT vdx_throw_if_foreign(model, weights_hash, encoder_info())
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -48,15 +44,13 @@ CREATE OR REPLACE VIEW search_vector AS
 SELECT id, source, dataset, distance
 FROM
 (
-    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
-        cosineDistance(vector, {vector:Array(Float32)}) AS distance
+    SELECT id, source, dataset, loaded_at, _row_exists, cosineDistance(vector, {vector:Array(Float32)}) AS distance
     FROM images
     ORDER BY distance
-    LIMIT {k:UInt32} + (SELECT hidden FROM hidden_rows)
+    LIMIT {k:UInt32} + (SELECT hidden FROM comparable)
     SETTINGS apply_deleted_mask = 0
 )
 WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
-    AND NOT vdx_throw_if_foreign(model, weights_hash, encoder_info())
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -66,19 +60,18 @@ CREATE OR REPLACE VIEW search_id AS
 SELECT id, source, dataset, distance
 FROM
 (
-    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
+    SELECT id, source, dataset, loaded_at, _row_exists,
         cosineDistance(vector, (
             SELECT groupArray(1)(vector)[1] FROM current_images WHERE id = {image_id:UInt64}
             HAVING NOT throwIf(count() = 0, 'search_id: no image has this image_id')
             SETTINGS apply_deleted_mask = 1)) AS distance
     FROM images
     ORDER BY distance
-    LIMIT {k:UInt32} + 1 + (SELECT hidden FROM hidden_rows)
+    LIMIT {k:UInt32} + 1 + (SELECT hidden FROM comparable)
     SETTINGS apply_deleted_mask = 0
 )
 WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
     AND id != {image_id:UInt64}
-    AND NOT vdx_throw_if_foreign(model, weights_hash, encoder_info())
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -88,16 +81,14 @@ CREATE OR REPLACE VIEW search_text_excluding AS
 SELECT id, source, dataset, distance
 FROM
 (
-    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists,
-        cosineDistance(vector, encode_text({query:String})) AS distance
+    SELECT id, source, dataset, loaded_at, _row_exists, cosineDistance(vector, encode_text({query:String})) AS distance
     FROM images
     ORDER BY distance
-    LIMIT {k:UInt32} + length({exclude:Array(UInt64)}) + (SELECT hidden FROM hidden_rows)
+    LIMIT {k:UInt32} + length({exclude:Array(UInt64)}) + (SELECT hidden FROM comparable)
     SETTINGS apply_deleted_mask = 0
 )
 WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
     AND NOT has({exclude:Array(UInt64)}, id)
-    AND NOT vdx_throw_if_foreign(model, weights_hash, encoder_info())
 ORDER BY distance
 LIMIT {k:UInt32};
 

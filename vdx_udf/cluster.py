@@ -10,6 +10,7 @@ SCHEMA = "schema.sql"  # in the folder sql/cluster
 ON_CLUSTER = " ON CLUSTER '{cluster}'"
 _CREATE = re.compile(r"^CREATE (?:OR REPLACE )?(TABLE|VIEW|MATERIALIZED VIEW|FUNCTION) (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 _CHANGE = re.compile(r"^ALTER TABLE (\w+)", re.MULTILINE)
+_FILL = re.compile(r"^INSERT INTO (\w+)", re.MULTILINE)
 _ENGINE = re.compile(r"^ENGINE = (\w*MergeTree)(?:\(([^)]*)\))?|(?<=\) )ENGINE = (\w*MergeTree)(?:\(([^)]*)\))?", re.MULTILINE)
 _HERE = re.compile(r"^-- here(?:, ([^:\n]+))?: (.+)$", re.MULTILINE)
 # Where Keeper keeps a table, and what it calls this node's copy.
@@ -29,6 +30,8 @@ def schema(folder: Path) -> str:
         if made := _CREATE.search(statement):
             name, kind = made.group(2), made.group(1)
             statements[name] = (kind, [statement])
+        elif (filled := _FILL.search(statement)) and filled.group(1) != name:
+            pass  # the first look at a single server's rows, when its tables are brought up to date: loads look at a cluster's
         else:
             changed = _CHANGE.search(statement)
             statements[changed.group(1) if changed else name][1].append(statement)

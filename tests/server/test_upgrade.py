@@ -184,7 +184,7 @@ def test_tables_of_an_earlier_bundle_are_brought_up_and_serve_it_still(node):
     assert client.query("SELECT count(), uniqExact(image_id) FROM labels").result_rows == [(4, 4)]
     assert client.query("SELECT count() FROM rejects").result_rows == [(4,)]
     engine.apply_schema(client, node.layout.sql)
-    assert client.query("SELECT count() FROM schema_version FINAL").result_rows == [(1,)]
+    assert client.query("SELECT count() FROM schema_version FINAL").result_rows == [(settings.SCHEMA_VERSION,)]
 
 
 def test_the_settings_name_the_last_step():
@@ -210,6 +210,6 @@ COLUMNS = {
 @pytest.mark.parametrize("table", COLUMNS)
 def test_tables_that_are_filled_by_select_star_keep_their_columns(client, table):
     found = client.query(
-        f"SELECT name FROM system.columns WHERE database = currentDatabase() AND table = '{table}' ORDER BY position"
+        f"SELECT name FROM system.columns WHERE database = currentDatabase() AND table = '{table}' AND default_kind != 'MATERIALIZED' ORDER BY position"
     )
     assert [name for (name,) in found.result_rows] == COLUMNS[table].split()

@@ -6,11 +6,11 @@ const SAMPLE = 100_000; // pictures that lists of attributes and their values ar
 const NEIGHBOURS = 10;
 export const BINS = 20; // of the distribution of scores
 
-export const datasets = () => sql`SELECT dataset, count() AS images FROM images GROUP BY dataset ORDER BY dataset`;
+export const datasets = () => sql`SELECT dataset, count() AS images FROM current_images GROUP BY dataset ORDER BY dataset`;
 export const attributes = () => sql`SELECT arrayJoin(mapKeys(attributes)) AS attribute, count() AS images
-FROM (SELECT attributes FROM images LIMIT ${SAMPLE}) GROUP BY attribute ORDER BY attribute`;
+FROM (SELECT attributes FROM current_images LIMIT ${SAMPLE}) GROUP BY attribute ORDER BY attribute`;
 export const attributeValues = (attribute) => sql`SELECT attributes[${attribute}] AS value, count() AS images
-FROM (SELECT attributes FROM images LIMIT ${SAMPLE}) WHERE value != '' GROUP BY value ORDER BY images DESC, value LIMIT 200`;
+FROM (SELECT attributes FROM current_images LIMIT ${SAMPLE}) WHERE value != '' GROUP BY value ORDER BY images DESC, value LIMIT 200`;
 
 // Pictures
 
@@ -18,7 +18,7 @@ export const picture = (source) => /^https?:\/\//.test(source)
   ? sql`SELECT raw_blob FROM url(${source}, RawBLOB)`
   : sql`SELECT bytes FROM picture(source = ${source})`;
 export const facts = (id) => sql`SELECT source, dataset, caption, toJSONString(attributes) AS attributes, size, model, loaded_at
-FROM images WHERE id = ${BigInt(id)} ORDER BY images.loaded_at DESC LIMIT 1`;
+FROM current_images WHERE id = ${BigInt(id)}`;
 
 // Searches; a filter is {dataset, attribute, value}
 
@@ -79,7 +79,7 @@ export const withLabel = (labels, set, label, filter, k) => sql`SELECT id, sourc
 FROM zero_shot(labels = ${labels}, template_set = ${set})
 WHERE label = ${label}${only(filter)} ORDER BY probability DESC, id LIMIT ${k}`;
 const only = ({ dataset, attribute, value }) => sql`${dataset ? sql` AND dataset = ${dataset}` : sql``}${
-  attribute ? sql` AND id IN (SELECT id FROM images WHERE attributes[${attribute}] = ${value})` : sql``}`;
+  attribute ? sql` AND id IN (SELECT id FROM current_images WHERE attributes[${attribute}] = ${value})` : sql``}`;
 
 // Curation, over one data set or all of them ('')
 
@@ -87,8 +87,8 @@ export const findDuplicates = (dataset, least) =>
   sql`INSERT INTO near_pairs SELECT * FROM near_duplicates(dataset = ${dataset}, least = ${least})`;
 export const duplicates = (dataset, least, k) => sql`SELECT group_id, id, source, size, keep
 FROM near_duplicate_groups(dataset = ${dataset}, least = ${least}) ORDER BY group_id, keep DESC, id LIMIT ${k}`;
-export const neighboursKnown = (dataset) => sql`SELECT count() AS missing FROM images
-WHERE (${dataset} = '' OR dataset = ${dataset}) AND id NOT IN (SELECT id FROM neighbours WHERE dataset = ${dataset})`;
+export const neighboursKnown = (dataset) => sql`SELECT count() AS missing FROM current_images
+WHERE (${dataset} = '' OR dataset = ${dataset}) AND id NOT IN (SELECT id FROM current_neighbours(dataset = ${dataset}))`;
 export const findNeighbours = (dataset) =>
   sql`INSERT INTO neighbours SELECT * FROM nearest_neighbours(dataset = ${dataset}, k = ${NEIGHBOURS})`;
 export const mistakes = (dataset, attribute, k) => sql`SELECT id, source, given, suggested, suspicion
