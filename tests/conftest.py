@@ -159,6 +159,14 @@ def vdx(*arguments: str, check: bool = True, **options) -> subprocess.CompletedP
     return done
 
 
+def needs(precision: str) -> None:
+    """Skips the test on a CPU that does not compute in this precision, and says why."""
+    from vdx_udf import processor
+
+    if fault := processor.fault(precision):
+        pytest.skip(f"this CPU does not compute in {precision}: {fault}")
+
+
 @contextmanager
 def served(prefix: Path) -> Iterator[str]:
     """The address of a `vdx up` over an installed prefix. Fails where it wrote a traceback."""

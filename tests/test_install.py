@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -22,7 +23,7 @@ from tests.test_cli import Terminal
 from vdx_udf import contract, explorer, settings
 from vdx_udf.errors import InstallError
 from vdx_udf.install import Layout, install, stop_encoder, uninstall
-from vdx_udf.model import TINY_FOLDER
+from vdx_udf.model import TINY_FOLDER, choose_precision
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 ROOT = Path(__file__).parent.parent
@@ -210,8 +211,9 @@ def test_another_model_takes_effect_at_once(tmp_path):
     layout = Layout.embedded(tmp_path / "engine")
     shutil.copytree(TINY_FOLDER, tmp_path / "copy")
     asked = "SELECT vdx_encoder_info('') AS i, i['model'], i['precision'] FORMAT TSV"
-    for model, precision in (("vdx-tiny", "float32"), (f"local-dir:{tmp_path}/copy", "bfloat16")):
-        vdx("install", "--prefix", layout.state, "--model", model, "--precision", precision)
+    best = choose_precision("auto", torch.device("cpu"))
+    for model, asked_for, precision in (("vdx-tiny", "float32", "float32"), (f"local-dir:{tmp_path}/copy", "auto", best)):
+        vdx("install", "--prefix", layout.state, "--model", model, "--precision", asked_for, "--device", "cpu")
         assert vdx("sql", "--prefix", layout.state, "-q", asked).stdout.endswith(f"\t{model}\t{precision}\n")
     stop_encoder(layout)
 
