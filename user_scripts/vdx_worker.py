@@ -20,7 +20,8 @@ CHUNK = 1 << 18
 RETRY_MILLISECONDS = 100
 LOG_BYTES = 16 << 20  # a longer log of the service is put aside when the next service starts
 # What the service gets of the server's environment: where programs, libraries, caches and certificates lie, which GPUs,
-# threads and instructions to use, how to reach the models' download. Whatever else is there, passwords maybe, stays with the server.
+# threads and instructions to use, how to reach the models' download. Whatever else is there, passwords maybe, stays with the
+# server.
 ENVIRONMENT = {
     "PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV",
     "XDG_CACHE_HOME", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY",
