@@ -1,7 +1,6 @@
 """A real browser on the explorer page, for its tests and its benchmark."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +34,7 @@ def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     """The page, ready. Fails for an error in a script or a request to any other place."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(0)  # as long as it takes
     problems = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda r: r.url.startswith((address, "blob:", "data:")) or problems.append(f"asks {r.url}"))
@@ -46,9 +45,13 @@ def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     assert not problems
 
 
-def until(page: Any, script: str, argument: Any = None, seconds: float = 30) -> None:
-    """Until the script is true. Playwright's own waiting evaluates strings in the page, which its policy forbids."""
-    deadline = time.monotonic() + seconds
+def until(page: Any, script: str, argument: Any = None) -> None:
+    """Until the script is true. Playwright's own waiting evaluates strings in the page, which its policy forbids.
+
+    What the page says meanwhile is printed whenever it changes, for whoever finds a test that waited in vain.
+    """
+    said = None
     while not page.evaluate(script, argument):
-        assert time.monotonic() < deadline, (script, page.inner_text("#said"), page.inner_text("#message"))
+        if said != (said := (page.inner_text("#said"), page.inner_text("#message"))):
+            print(script, *said)
         page.wait_for_timeout(30)

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
+from typing import Any
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from vdx_udf import engine, load
 from vdx_udf.install import Layout, install, stop_encoder
@@ -69,6 +72,13 @@ def connect(engine_of):
 def client(connect, layout):
     """A clickhouse-connect client of the engine, with the schema in place."""
     client = connect()
+    while True:
+        try:
+            client.command("SELECT encode_text('')")
+            break
+        except ClickHouseError as error:  # the worker says so of a service that loads its model: ask again
+            if "the encoder service is not ready after" not in str(error):
+                raise
     engine.apply_schema(client, layout.sql)
     yield client
     client.close()
@@ -154,9 +164,56 @@ def put(
 def vdx(*arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
     """Runs the `vdx` command as a process of its own."""
     command = [sys.executable, "-m", "vdx_udf", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run(command, capture_output=True, text=True, **options)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen | None = None) -> Any:
+    """What the condition gives once it holds, however long that takes. Fails if the process that is to bring it about ends."""
+    while not (found := condition()):
+        if process and process.poll() is not None:
+            said = process.stderr or process.stdout
+            raise AssertionError(
+                f"{process.args} ended with {process.returncode}: {said.read() if said else 'it said nothing'}"
+            )
+        time.sleep(0.05)
+    return found
+
+
+class Moments:
+    """Random moments within the time that a process takes on this machine: `seconds` at first, then what it is seen to take."""
+
+    def __init__(self, random: Random, seconds: float):
+        self._random, self._seconds = random, seconds
+        self.interrupted = 0
+
+    def wait(self, process: subprocess.Popen) -> None:
+        """Until the next such moment, or the process's end."""
+        began = time.monotonic()
+        try:
+            process.wait(self._random.uniform(0.1, 1) * self._seconds)
+            self._seconds = time.monotonic() - began
+        except subprocess.TimeoutExpired:
+            self.interrupted += 1
+            self._seconds *= 1.2  # so that it gets further on a slow machine
+
+
+def answers(url: str) -> bool:
+    """Whether a server that may still be starting answers there."""
+    try:
+        urlopen(url).close()
+    except OSError:
+        return False
+    return True
+
+
+def needs(precision: str) -> None:
+    """Skips the test on a CPU that does not compute in this precision, and says why."""
+    from vdx_udf import processor
+
+    if fault := processor.fault(precision):
+        pytest.skip(f"this CPU does not compute in {precision}: {fault}")
 
 
 @contextmanager
@@ -167,15 +224,7 @@ def served(prefix: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vdx_udf", "up", "--data", str(prefix), "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urlopen(f"http://127.0.0.1:{port}/ping").close()
-                break
-            except OSError:
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/ping"), process)
         yield f"http://127.0.0.1:{port}"
         process.terminate()
         process.wait()

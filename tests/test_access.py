@@ -189,7 +189,7 @@ def test_names_lead_to_public_addresses_only(address, public):
 def drips(handler: BaseHTTPRequestHandler) -> None:
     handler.send_response(200)
     handler.end_headers()
-    for _ in range(200):
+    while True:  # until the other side has had enough
         handler.wfile.write(b"\x89")
         time.sleep(0.1)
 
@@ -199,13 +199,15 @@ def drips_headers(handler: BaseHTTPRequestHandler) -> None:
     drips(handler)
 
 
-@pytest.mark.parametrize("slow", [drips, drips_headers, lambda handler: time.sleep(5)])
+def says_nothing(handler: BaseHTTPRequestHandler) -> None:
+    handler.rfile.read()  # until the other side has had enough
+
+
+@pytest.mark.parametrize("slow", [drips, drips_headers, says_nothing])
 def test_a_server_that_sends_slowly_is_cut_off(monkeypatch, slow):
     monkeypatch.setattr("vdx_udf.settings.URL_SECONDS", 0.7)
-    began = time.monotonic()
     with web(slow) as (url, _), pytest.raises(UrlError, match=r"no complete answer within 0.7 s"):
         fetch(url, LOOPBACK)
-    assert time.monotonic() - began < 15  # 20 s without the cut
 
 
 def endless(handler: BaseHTTPRequestHandler) -> None:
@@ -267,7 +269,7 @@ def test_the_socket_admits_its_own_user_only():
         try:
             folder.chmod(0o755)
             (folder / "e.sock").chmod(0o666)
-            stranger = subprocess.run(["/usr/bin/env", "python3", "-c", connect], capture_output=True, text=True, timeout=30)
+            stranger = subprocess.run(["/usr/bin/env", "python3", "-c", connect], capture_output=True, text=True)
             ended = ("ConnectionResetError", "BrokenPipeError")
             assert stranger.stdout == "b''" or any(error in stranger.stderr for error in ended), stranger
             assert "a connection of user 65534 was refused" in process.stderr.readline()

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,9 +14,8 @@ import urllib3
 from moto.server import ThreadedMotoServer
 
 from tests import stand_ins
-from tests.conftest import vdx
+from tests.conftest import Moments, vdx, wait_for
 from tests.stand_ins import IMAGENETTE, laion_shard, photo_id
-from tests.test_service import wait_for
 from tests.test_sql import documented
 from vdx_udf.install import Layout, install, stop_encoder
 from vdx_udf.tiny.pictures import draw
@@ -197,7 +195,7 @@ def test_long_laion_shards_keep_their_rows_together(laion, client, tmp_path):
 def test_a_laion_load_can_be_killed_at_any_moment(tmp_path):
     layout = Layout.embedded(tmp_path / "prefix")
     list(install(layout, "vdx-tiny"))
-    rng, moments = np.random.default_rng(6), random.Random(6)
+    rng = np.random.default_rng(6)
     for number in range(6):
         vectors = rng.standard_normal((10_000, 512), dtype=np.float32)
         laion_shard(tmp_path / "laion", number, vectors, -vectors, [f"{number} {n}" for n in range(10_000)], nested=False)
@@ -212,14 +210,13 @@ def test_a_laion_load_can_be_killed_at_any_moment(tmp_path):
         "--param",
         "index=no",
     ]
-    interrupted = 0
+    moment = Moments(random.Random(6), 3)
     try:
         for _ in range(10):
             process = subprocess.Popen(
                 [sys.executable, "-m", "vdx_udf", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            time.sleep(moments.uniform(0.9, 2.3))
-            interrupted += process.poll() is None
+            moment.wait(process)
             process.kill()
             process.wait()
         assert vdx(*command).stdout.splitlines()[1] == "6\t60000\t60000\t0\t0"
@@ -229,7 +226,7 @@ def test_a_laion_load_can_be_killed_at_any_moment(tmp_path):
         assert vdx("sql", "--prefix", layout.state, "-q", query).stdout.split() == ["60000", "60000", "60000", "0"]
     finally:
         stop_encoder(layout)
-    assert interrupted >= 3
+    assert moment.interrupted >= 3
 
 
 # Unsplash
@@ -327,7 +324,7 @@ def test_unsplash_from_urls_that_ask_for_a_small_size(web, tmp_path):
         stop_encoder(layout)
         serve = subprocess.Popen([sys.executable, "-m", "vdx_udf", "serve", "--socket", layout.run / "encoder.sock", "--model", "vdx-tiny", "--urls", "127.0.0.1"])  # fmt: skip
         try:
-            wait_for((layout.run / "encoder.sock").exists)
+            wait_for((layout.run / "encoder.sock").exists, serve)
             vdx("sql", "--prefix", layout.state, "-q", "DELETE FROM rejects WHERE error LIKE '%URLs are switched off%'")
             report = vdx(*load).stdout.splitlines()
             assert report[1:4] == ["inputs\t12", "images\t10", "rejects\t2"]

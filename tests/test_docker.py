@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from packaging.utils import canonicalize_name
 
+from tests.conftest import wait_for
 from tests.server import image
 from vdx_udf import explorer, grafana
 from vdx_udf.install import Layout
@@ -98,7 +98,7 @@ def built(tmp_path_factory) -> Path:
     for script in ("bundle.sh", "entrypoint.sh", "encoder.sh"):
         shutil.copy(DOCKER / script, home)
     arguments = [home, root / "etc", root / "lib", root / "init", "vdx-tiny"]
-    subprocess.run([home / "bundle.sh", *arguments], check=True, capture_output=True, timeout=120)
+    subprocess.run([home / "bundle.sh", *arguments], check=True, capture_output=True)
     return root
 
 
@@ -131,11 +131,7 @@ def test_the_encoder_runs_by_itself_and_the_workers_find_it(built):
     run = built / "opt" / "data" / "vdx_udf" / "run"
     with subprocess.Popen([built / "opt" / "encoder.sh"], stderr=subprocess.PIPE, text=True) as encoder:
         try:
-            deadline = time.monotonic() + 60
-            while not (run / "encoder.sock").exists():
-                assert encoder.poll() is None, encoder.stderr.read()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            wait_for((run / "encoder.sock").exists, encoder)
             command = Path(f"/proc/{encoder.pid}/cmdline").read_bytes().split(b"\0")
             assert b"--idle-seconds" not in command
             assert f"HF_HOME={built}/opt/data/vdx_udf/models".encode() in Path(f"/proc/{encoder.pid}/environ").read_bytes()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.browser import opened, until
 from tests.conftest import ask, served, vdx
+from tests.conftest import wait_for as settled
 from vdx_udf import explorer
 from vdx_udf.demo import CONCEPT, WANTED, shows
 from vdx_udf.install import Layout, install
@@ -183,10 +183,7 @@ def test_three_rounds_raise_average_precision_and_undo_takes_one_back(page, serv
     labels = f"SELECT count() FROM current_labels WHERE concept = '{concept}'"
     before = ask(server, labels)[0][0]
     page.keyboard.press("u")  # the last mark
-    deadline = time.monotonic() + 20
-    while int(ask(server, labels)[0][0]) != int(before) - 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    settled(lambda: int(ask(server, labels)[0][0]) == int(before) - 1)
 
 
 def test_the_first_mark_starts_a_concept_and_clicks_toggle(page, server):
@@ -380,17 +377,16 @@ def test_every_statement_is_shown_copied_and_means_the_same_in_the_shell(browser
         page.click("#tab-outliers")
         page.click("#outliers button")
         wait_for(page, "highest uniqueness")
-        page.wait_for_timeout(300)
-        copied = []
+        until(page, "document.querySelectorAll('#log-rows li.picture').length > 10")  # they are there, and shown on demand
+        answered, copied = dict(answers), []
         for button in page.locator("#log-rows li:not(.picture) button").all():
             button.click()
             copied.append(page.evaluate("navigator.clipboard.readText()"))
-        assert page.locator("#log-rows li.picture").count() > 10  # they are there, and shown on demand
         assert not page.locator("#log-rows li.picture").first.is_visible()
         page.check("#log-pictures")
         assert page.locator("#log-rows li.picture").first.is_visible()
-    assert set(answers) <= set(copied)
-    again = {text: body for text, body in answers.items() if text.startswith("SELECT")}
+    assert set(answered) <= set(copied)
+    again = {text: body for text, body in answered.items() if text.startswith("SELECT")}
     assert len(again) >= 8
     for text, body in again.items():
         done = vdx("sql", "--url", server, "--format", "JSONCompactStrings", "-q", text)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from tests.conftest import needs, wait_for
 from vdx_udf import contract, settings
 from vdx_udf.model import TINY_FOLDER
 from vdx_udf.tiny.pictures import draw, sample_picture
@@ -170,13 +171,10 @@ def test_real_architecture_equals_open_clip():
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("name", ["vdx-tiny", "ViT-B-32/random"])
 def test_lower_precisions_are_close_and_find_the_same(name, precision, clip):
-    from vdx_udf.model import Clip, ModelError
+    from vdx_udf.model import Clip
 
-    exact = clip if name == "vdx-tiny" else Clip(name, "float32")
-    try:
-        fast = Clip(name, precision)
-    except ModelError as error:
-        pytest.skip(str(error))  # a processor without the instructions
+    needs(precision)
+    exact, fast = clip if name == "vdx-tiny" else Clip(name, "float32"), Clip(name, precision)
     least = settings.PARITY[precision]
     assert (fast.precision, fast.weights_hash, fast.dimension) == (precision, exact.weights_hash, exact.dimension)
     assert least <= fast.parity < exact.parity
@@ -355,14 +353,21 @@ def test_one_model_however_many_functions_and_slots_are_busy(client, layout, con
     assert len(services) == 1
 
 
-def test_killing_the_service_in_a_query_is_an_error_and_the_next_query_works(client, layout):
-    client.query("SELECT encode_text('warm')")
+def test_killing_the_service_in_a_query_is_an_error_and_the_next_query_works(client, layout, connect):
+    encoded = "SELECT toUInt64(encoder_info()['text.encoded'])"
+    before = client.query(encoded).result_rows[0][0]
     pid = int((layout.run / "encoder.lock").read_text())
-    timer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
-    timer.start()
+
+    def kill() -> None:
+        beside = connect()
+        wait_for(lambda: beside.query(encoded).result_rows[0][0] > before + 1_000)  # it is at the query
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
     with pytest.raises(Exception, match="the encoder service stopped while it answered; run the query again"):
         client.query(
             "SELECT count() FROM (SELECT encode_text(concat('never twice ', toString(number))) AS v FROM numbers(300000)) WHERE length(v) > 0"
         )
-    timer.join()
+    killer.join()
     assert client.query("SELECT length(encode_text('after'))").result_rows == [(512,)]

@@ -8,7 +8,6 @@ import io
 import os
 import socket
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.conftest import wait_for
 from tests.test_service import VERSION, asked, connected, frame, serving, threads
 from vdx_udf import contract, native
 from vdx_udf.decoding import decode
@@ -167,10 +167,7 @@ def test_fuzzed_conversations_are_answered_or_refused_and_leave_nothing(service)
     with connected(service) as connection:
         frame(asked(connection))
         assert frame(asked(connection))[0] == right[0]
-    deadline = time.monotonic() + 20
-    while threads(service) > before and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert threads(service) <= before
+    wait_for(lambda: threads(service) <= before)
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:

@@ -9,14 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import vdx
+from tests.conftest import Moments, vdx
 from tests.test_cli import Terminal
 from vdx_udf import load
 from vdx_udf.install import Layout, install, stop_encoder
@@ -318,7 +317,7 @@ def test_ten_thousand_pictures_of_which_three_percent_are_broken(run_file, fresh
 
 def test_kill_in_the_middle_twenty_times(prefix, tmp_path):
     """SIGKILL at a random moment of a load, of the whole process group, every third time of the encoder too."""
-    rng, moments = np.random.default_rng(14), random.Random(5)
+    rng = np.random.default_rng(14)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for n in range(1_500):
@@ -326,11 +325,10 @@ def test_kill_in_the_middle_twenty_times(prefix, tmp_path):
     for n in range(15):
         (pictures / f"bad-{n}.png").write_bytes(b"bad" + bytes([n]))
     command = [sys.executable, "-m", "vdx_udf", "load", "folder", pictures, "--prefix", prefix, "--param", "dataset=killed"]
-    interrupted = 0
+    moment = Moments(random.Random(5), 6)
     for attempt in range(20):
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(0.5, 6))
-        interrupted += process.poll() is None
+        moment.wait(process)
         with contextlib.suppress(ProcessLookupError):  # it was done
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -342,7 +340,7 @@ def test_kill_in_the_middle_twenty_times(prefix, tmp_path):
             vdx("sql", "--prefix", prefix, "-q", "TRUNCATE TABLE images; TRUNCATE TABLE rejects")
     done = vdx(*command[3:])
     assert done.stdout.splitlines()[1:4] == ["inputs\t1515", "images\t1500", "rejects\t15"]
-    assert interrupted >= 5
+    assert moment.interrupted >= 5
     everything = "SELECT count(), uniqExact(source), uniqExact(id), countIf(length(vector) = 512) FROM images"
     assert vdx("sql", "--prefix", prefix, "-q", everything).stdout.split() == ["1500"] * 4
     assert vdx("sql", "--prefix", prefix, "-q", "SELECT count(), uniqExact(source) FROM rejects").stdout.split() == ["15"] * 2

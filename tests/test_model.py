@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from hypothesis import given, settings, strategies
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from tests.conftest import needs
+from vdx_udf import processor, towers
 from vdx_udf.decoding import decode
-from vdx_udf.model import TINY_FOLDER, Clip, ModelError, choose_precision
+from vdx_udf.model import TINY_FOLDER, Clip, ModelError, check_precision, choose_precision
 from vdx_udf.preprocess import Preprocess
 from vdx_udf.settings import JPEG_SCALE, PARITY, PRECISIONS, WEIGHTS_HASHES
 from vdx_udf.towers import Block, ImageTower, TextTower
@@ -58,11 +61,8 @@ VARIANTS = {
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_towers_compute_what_open_clip_computes(variant, precision):
+    needs(precision)
     model = small_clip(**VARIANTS[variant])
-    try:
-        choose_precision(precision, torch.device("cpu"))
-    except ModelError as error:
-        pytest.skip(str(error))
     assert TextTower.fits(model)
     assert ImageTower.fits(model.visual)
     cut, padded = random_texts(40, seed=3)
@@ -102,11 +102,14 @@ def test_a_resnet_is_left_to_open_clip(clip):
     assert type(clip._texts) is TextTower
 
 
-def test_a_precision_below_its_gate_gives_way_to_float32(monkeypatch, caplog):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_precision_below_its_gate_gives_way_to_float32(precision, monkeypatch, caplog):
     """A tower that computes something else is noticed when the model is loaded, and not used."""
+    needs(precision)
     monkeypatch.setattr(TextTower, "__call__", lambda self, texts: torch.ones(len(texts), 512))
-    clip = Clip("vdx-tiny", "bfloat16")
+    clip = Clip("vdx-tiny", precision)
     assert clip.precision == "float32"
+    assert f"vdx-tiny in {precision} has a cosine of" in caplog.text
     assert "computing in float32" in caplog.text
     monkeypatch.undo()
     assert (
@@ -114,26 +117,48 @@ def test_a_precision_below_its_gate_gives_way_to_float32(monkeypatch, caplog):
     )
 
 
-def test_auto_takes_what_the_processor_has(monkeypatch):
+def test_what_the_processor_computes_in_is_chosen_and_nothing_else():
+    """Which that is under a mask, tests/test_machines.py says."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-
-    def on(*features: str):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(features, True))
-
-    on("avx2")
-    assert choose_precision("auto", cpu) == "float32"
-    with pytest.raises(ModelError, match="int8 needs a CPU with VNNI or AMX instructions"):
-        choose_precision("int8", cpu)
-    on("avx512_bf16", "avx512_vnni")
-    assert choose_precision("auto", cpu) == "bfloat16"
-    assert choose_precision("int8", cpu) == "int8"
+    best = choose_precision("auto", cpu)
+    assert best == ("bfloat16" if processor.has_bfloat16_units() else "float32")
     assert choose_precision("float32", cpu) == "float32"
-    with pytest.raises(ModelError, match="float16 is for GPUs"):
+    for precision, instructions in processor.NEEDS.items():
+        if fault := processor.fault(precision):
+            sentence = f"{precision} needs a CPU with {instructions} instructions, which this one lacks: {fault}; use auto, which is {best} here"
+            with pytest.raises(ModelError, match=re.escape(sentence)):
+                choose_precision(precision, cpu)
+        else:
+            assert choose_precision(precision, cpu) == precision
+    with pytest.raises(ModelError, match=f"float16 is for GPUs; on this CPU use auto, which is {best} here"):
         choose_precision("float16", cpu)
     assert choose_precision("auto", gpu) == "float16"
     with pytest.raises(ModelError, match="int8 is for CPUs"):
         choose_precision("int8", gpu)
     assert set(PRECISIONS) == {"auto", *PARITY}
+
+
+def test_a_precision_is_checked_on_every_device_that_is_named():
+    check_precision("float16", ["cuda:0", "cuda:7"])  # GPUs that are not here yet
+    with pytest.raises(ModelError, match="float16 is for GPUs"):
+        check_precision("float16", ["cuda:0", "cpu"])
+    with pytest.raises(ModelError, match="int8 is for CPUs"):
+        check_precision("int8", ["cpu", "cuda"] if not processor.fault("int8") else ["cuda"])
+
+
+def test_without_the_packed_product_open_clips_modules_compute(monkeypatch):
+    """As in a build of torch without oneDNN: its operations are not there."""
+    monkeypatch.setattr(towers, "_dnn", torch.ops.vdx_has_no_such_operations)
+    processor.fault.cache_clear()
+    try:
+        assert "has no attribute" in processor.fault("float32")
+        clip = Clip("vdx-tiny", "float32")
+        assert type(clip._texts).__name__ == "_ModuleTexts"
+    finally:
+        processor.fault.cache_clear()
+    monkeypatch.undo()
+    texts = ["a red circle", "two blue stars"]
+    assert cosines(clip.encode_texts(texts), Clip("vdx-tiny", "float32").encode_texts(texts)).min() > 0.99999
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])

@@ -18,7 +18,7 @@ def build(pages: Path, output: Path) -> subprocess.CompletedProcess:
     """Sphinx with the options of `make docs`: a link that leads nowhere is an error."""
     options = re.search(r"sphinx-build (.+) docs-output/pages", (ROOT / "Makefile").read_text()).group(1).split()
     program = Path(sys.executable).with_name("sphinx-build")
-    return subprocess.run([program, *options, pages, output], capture_output=True, text=True, timeout=120)
+    return subprocess.run([program, *options, pages, output], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

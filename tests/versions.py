@@ -47,7 +47,7 @@ def check(engine: str, folder: Path, pictures: Path) -> Outcome:
     paths = os.pathsep.join([str(site), str(ROOT), *filter(None, sys.path)])
     command = [sys.executable, "-m", "tests.versions", str(layout.state), str(together), str(pictures)]
     try:
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
     finally:
         stop_encoder(layout)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -19,16 +19,17 @@ PROTOCOL = "vdx/2"
 CHUNK = 1 << 18
 RETRY_MILLISECONDS = 100
 LOG_BYTES = 16 << 20  # a longer log of the service is put aside when the next service starts
-# What the service gets of the server's environment: where programs, libraries, caches and certificates lie, which GPUs and
-# threads to use, how to reach the models' download. Whatever else is there, passwords maybe, stays with the server.
+# What the service gets of the server's environment: where programs, libraries, caches and certificates lie, which GPUs,
+# threads and instructions to use, how to reach the models' download. Whatever else is there, passwords maybe, stays with the
+# server.
 ENVIRONMENT = {
     "PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV",
     "XDG_CACHE_HOME", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY",
     "HTTPS_PROXY", "NO_PROXY",
 }  # fmt: skip
 ENVIRONMENT_BEGINNINGS = (
-    "LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "OMP_", "MKL_", "ONEDNN_", "GOMP_", "KMP_", "TORCH_", "PYTORCH_", "HF_",
-    "TRANSFORMERS_", "SSL_CERT_", "VDX_",
+    "LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "OMP_", "MKL_", "ONEDNN_", "ATEN_", "GOMP_", "KMP_", "TORCH_", "PYTORCH_",
+    "HF_", "TRANSFORMERS_", "SSL_CERT_", "VDX_",
 )  # fmt: skip
 
 

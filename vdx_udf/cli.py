@@ -181,6 +181,10 @@ def install(
     if verify and not (url or prefix):
         raise click.UsageError("--verify asks the server: name its --url")
     UrlRules(service["urls"])  # a rule with a mistake is said now, not by the first query
+    if service["precision"] not in ("auto", "float32"):  # which every machine has
+        from vdx_udf.model import check_precision
+
+        check_precision(service["precision"], service["devices"])
     layout = _layout(prefix, config_dir, data_dir, user, _client(None, url) if url else None)
     if no_paths or folders:
         layout = replace(layout, readable=tuple(folder.absolute() for folder in folders))

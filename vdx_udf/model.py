@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vdx_udf import settings
+from vdx_udf import processor, settings
 from vdx_udf.errors import ModelError
 from vdx_udf.preprocess import Preprocess
 from vdx_udf.towers import ImageTower, TextTower
@@ -86,7 +86,8 @@ class Clip:
             self.precision, self.parity = "float32", 1.0
 
     def _towers(self, model: nn.Module, precision: str) -> tuple[Callable, Callable]:
-        packs = self.device.type == "cpu"
+        # float32 is right without packing, too; another precision was tried when it was chosen.
+        packs = self.device.type == "cpu" and not processor.fault(precision)
         texts = TextTower(model, precision) if packs and self._trims and TextTower.fits(model) else None
         images = (
             ImageTower(model.visual, precision, self.preprocess.mean, self.preprocess.std)
@@ -157,20 +158,32 @@ def _device(name: str | None) -> torch.device:
 def choose_precision(wanted: str, device: torch.device) -> str:
     """`auto` becomes the fastest precision that the device computes in and that keeps a cosine of 0.999 to float32.
 
-    Raises ModelError for one that the device has no instructions for.
+    Raises ModelError for one that the device does not compute in.
     """
-    cpu = torch.cpu.get_capabilities()
     if device.type == "cuda":
         if wanted == "int8":
             raise ModelError("int8 is for CPUs; on a GPU use float16, bfloat16 or float32")
         return "float16" if wanted == "auto" else wanted
+    best = "bfloat16" if wanted != "float32" and processor.has_bfloat16_units() else "float32"
     if wanted == "auto":
-        return "bfloat16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") or cpu.get("bf16") else "float32"
+        return best
     if wanted == "float16":
-        raise ModelError("float16 is for GPUs; on a CPU use bfloat16, int8 or float32")
-    if wanted == "int8" and not (cpu.get("avx512_vnni") or cpu.get("avx_vnni") or cpu.get("amx_int8")):
-        raise ModelError("int8 needs a CPU with VNNI or AMX instructions, which this one lacks; use bfloat16 or float32")
+        raise ModelError(f"float16 is for GPUs; on this CPU use auto, which is {best} here")
+    if wanted != "float32" and (fault := processor.fault(wanted)):
+        raise ModelError(
+            f"{wanted} needs a CPU with {processor.NEEDS[wanted]} instructions, which this one lacks: {fault}; use auto, which"
+            f" is {best} here"
+        )
     return wanted
+
+
+def check_precision(wanted: str, devices: Sequence[str]) -> None:
+    """Raises ModelError if one of the devices (none: the first GPU, else the CPU) does not compute in this precision.
+
+    A GPU need not be here yet: a container's image is built without one.
+    """
+    for name in devices or (None,):
+        choose_precision(wanted, torch.device("cuda") if name and name.startswith("cuda") else _device(name))
 
 
 def _moved(batch: Tensor, device: torch.device) -> Tensor:

@@ -22,7 +22,7 @@ Matrix = tuple[Tensor, Tensor | None]  # a linear layer's weight (out, in) and b
 
 def can_pack(transformer: nn.Module) -> bool:
     """Whether every block is one that Blocks computes: pre-norm, plain attention, GELU or QuickGELU."""
-    return torch.backends.mkldnn.is_available() and all(
+    return all(
         type(block) is ResidualAttentionBlock
         and not hasattr(block, "ln_1_kv")
         and block.attn.in_proj_weight is not None
@@ -126,12 +126,19 @@ def _matrix(weight: Tensor, bias: Tensor | None, scale: nn.Module | None = None)
     return weight.detach(), None if bias is None else bias.detach()
 
 
+def arithmetic(precision: str) -> tuple[torch.dtype, type]:
+    """What a tower computes in, and with which linear layers. int8 keeps everything but its matrix products in float32."""
+    return (
+        torch.bfloat16 if precision == "bfloat16" else torch.float32,
+        QuantizedLinear if precision == "int8" else Linear,
+    )
+
+
 class Blocks:
-    """A transformer in `precision` float32, bfloat16 or int8. int8 keeps everything but its matrix products in float32."""
+    """A transformer in `precision` float32, bfloat16 or int8."""
 
     def __init__(self, transformer: nn.Module, precision: str):
-        self.kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self.linear = QuantizedLinear if precision == "int8" else Linear
+        self.kind, self.linear = arithmetic(precision)
         self._blocks = [Block(block, self.linear, self.kind) for block in transformer.resblocks]
 
     def __call__(self, x: Tensor, attention: Callable[[Tensor, int], Tensor], kept: Tensor) -> Tensor:

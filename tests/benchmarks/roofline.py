@@ -5,21 +5,23 @@ import time
 
 import torch
 
-from vdx_udf import towers
+from vdx_udf import processor, towers
 
 _SIDE = 3072
 
 
 def measured() -> dict[str, float]:
-    """Floating-point (or 8-bit) operations per second of a product of two square matrices, by precision."""
+    """Floating-point (or 8-bit) operations per second of a product of two square matrices, by precision that the CPU has."""
     weight = torch.randn(_SIDE, _SIDE)
-    x = torch.randn(_SIDE, _SIDE)
-    eight_bits = torch.randint(0, 256, (_SIDE, _SIDE), dtype=torch.uint8)
-    return {
-        "float32": _rate(towers.Linear((weight, None), torch.float32), x),
-        "bfloat16": _rate(towers.Linear((weight, None), torch.bfloat16), x.bfloat16()),
-        "int8": _rate(towers.QuantizedLinear((weight, None), torch.float32), eight_bits),
-    }
+    found = {}
+    for precision in ("float32", *processor.NEEDS):
+        if fault := processor.fault(precision):
+            print(f"{precision} is left out: {fault}")
+            continue
+        kind, linear = towers.arithmetic(precision)
+        x = torch.randint(0, 256, (_SIDE, _SIDE), dtype=torch.uint8)
+        found[precision] = _rate(linear((weight, None), kind), x if precision == "int8" else x.to(kind))
+    return found
 
 
 def _rate(linear, x: torch.Tensor) -> float:

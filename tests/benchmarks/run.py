@@ -295,6 +295,8 @@ def measure(folder: Path, found: Comparisons) -> str:
         zero_shot(bench, found)
         latency(bench, found)
         for other in OTHER_PRECISIONS:
+            if other == precision or other not in found.roof:
+                continue  # measured above, or not there
             bench.serve("--precision", other)
             texts_and_pictures(bench, found, pictures, other)
         return precision

@@ -1,7 +1,6 @@
 """Servers for the tests here: each runs on server processes of chDB and, where a Docker engine answers, on containers."""
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from tests.conftest import wait_for
 from tests.server import containers
 from tests.server.node import free_nodes
 from vdx_udf import cluster as cluster_schema
@@ -66,7 +66,7 @@ def cluster(request, tmp_path_factory):
         containers.require()
         with containers.cluster() as (url, shards):
             found = Server(url, lambda query: shards[0].client("--database", "vdx", "--query", query))
-            _wait_for_schema(found)
+            wait_for(lambda: _has_schema(found))
             yield Cluster(
                 found, lambda table: found.client().command(f"SYSTEM SYNC REPLICA ON CLUSTER '{{cluster}}' vdx.{table}")
             )
@@ -104,15 +104,12 @@ def _copy(first: Server, port: int, table: str) -> None:
     client.command(f"INSERT INTO FUNCTION remote('127.0.0.1:{port}', vdx, {table}) SELECT * FROM {table}")
 
 
-def _wait_for_schema(server: Server, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            server.client().command("SELECT count() FROM vdx.dashboard_panels")  # of the file that comes last
-            return
-        except ClickHouseError:
-            assert time.monotonic() < deadline, "the schema was not made"
-            time.sleep(1)
+def _has_schema(server: Server) -> bool:
+    try:
+        server.client().command("SELECT count() FROM vdx.dashboard_panels")  # of the file that comes last
+    except ClickHouseError:
+        return False
+    return True
 
 
 def rows_of(answer: Any) -> Sequence[Sequence]:

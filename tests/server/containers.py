@@ -28,7 +28,7 @@ class Container:
     def client(self, *arguments: str) -> str:
         """What clickhouse-client in the container answers."""
         return subprocess.run(
-            [*self.execute, image.CLIENT, *self.login, *arguments], check=True, capture_output=True, text=True, timeout=600
+            [*self.execute, image.CLIENT, *self.login, *arguments], check=True, capture_output=True, text=True
         ).stdout
 
 
@@ -66,7 +66,7 @@ def single(version: str = image.LTS, shared: Path | None = None) -> Iterator[Con
             server = server.with_kwargs(user="root").with_env("CLICKHOUSE_RUN_AS_ROOT", "1")
             server = server.with_volume_mapping(str(shared), str(shared), "rw")
             server = server.with_volume_mapping(str(opened), f"{image.CONFIG_DIR}/config.d/any_path.xml", "ro")
-        server = server.waiting_for(HttpWaitStrategy(image.HTTP_PORT, "/ping").for_status_code(200).with_startup_timeout(300))
+        server = server.waiting_for(HttpWaitStrategy(image.HTTP_PORT, "/ping").for_status_code(200).with_startup_timeout(1800))
         with server:
             execute = ("docker", "exec", server.get_wrapped_container().id)
             if shared:  # paths are the encoder's to allow

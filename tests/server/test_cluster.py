@@ -94,7 +94,6 @@ def both(cluster):
     return one, two
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("query", QUERIES)
 def test_two_shards_answer_as_one_server(both, query):
     """Labels and classifiers are on the asked node alone where Keeper is missing: no answer may rest on the other's copy."""

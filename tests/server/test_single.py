@@ -16,8 +16,6 @@ from vdx_udf import explorer
 from vdx_udf.doctor import examine
 from vdx_udf.tiny.pictures import draw, sample_picture
 
-pytestmark = pytest.mark.timeout(1800)  # a container's image is built first
-
 
 def ask(server, statement: str, **parameters: object) -> list[str]:
     """The lines of an HTTP answer in TabSeparated; a failure's text raises."""

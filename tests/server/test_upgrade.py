@@ -2,13 +2,12 @@
 
 import signal
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import vdx
+from tests.conftest import vdx, wait_for
 from tests.server.node import Node, free_nodes
 from vdx_udf import engine, live, settings
 from vdx_udf.doctor import examine
@@ -55,13 +54,6 @@ def asked_all_the_time(node: Node, threads: int = 4):
             thread.join()
 
 
-def wait_until(condition, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def is_alive(pid: int) -> bool:
     """A worker that started the service and still runs does not ask how it ended: it stays in the process table as a zombie."""
     try:
@@ -70,20 +62,19 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.timeout(300)
 def test_an_upgrade_and_its_rollback_fail_no_query(node):
     """The new pool beside the old one: those who are connected are answered by the service they have."""
     client = engine.connect_server(node.url)
     with asked_all_the_time(node) as (answers, failures):
-        wait_until(lambda: len(answers) > 20)
+        wait_for(lambda: failures or len(answers) > 20)
         pids = [int(answers[-1][1])]
         for options in (("--jpeg-scale", "1"), ("--jpeg-scale", "2")):  # the upgrade, the rollback
             written = [path.name for action, path in install(node.layout, "vdx-tiny", options=options) if action == "write"]
             assert written == ["vdx_worker.json"]
             client.command("SYSTEM RELOAD FUNCTIONS")  # chDB has no SYSTEM RELOAD CONFIG
-            wait_until(lambda: int(answers[-1][1]) not in pids)
+            wait_for(lambda: failures or int(answers[-1][1]) not in pids)
             pids.append(int(answers[-1][1]))
-            wait_until(lambda: not is_alive(pids[-2]))  # with the last of its workers
+            wait_for(lambda: failures or not is_alive(pids[-2]))  # with the last of its workers
         assert client.query("SELECT vdx_encoder_info('now')['jpeg_scale']").result_rows == [("2",)]
     assert failures == []
     assert {length for length, _ in answers} == {512}

@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.torture.rig import Rig, status, wait_for
+from tests.conftest import wait_for
+from tests.torture.rig import Rig, comes_true, status
 from vdx_udf.install import stop_encoder
 from vdx_udf.model import TINY_FOLDER
 
@@ -98,9 +99,9 @@ def service_killed_loading(rig: Rig) -> Iterator[None]:
     stop_encoder(rig.layout)
 
     def kill() -> None:
-        if wait_for(rig.services):
-            time.sleep(random.uniform(0.1, 2))
-            rig.kill_service()
+        wait_for(rig.services)
+        time.sleep(random.uniform(0.1, 2))
+        rig.kill_service()
 
     with _beside(kill):
         yield
@@ -158,7 +159,7 @@ def race(rig: Rig) -> Iterator[None]:
 def _by_hand(rig: Rig, *options: str, code: str = "", **environment: str) -> Iterator[None]:
     stop_encoder(rig.layout)
     process = rig.serve(*options, code=code, **environment)
-    assert wait_for(rig.is_ready), "it does not start"
+    wait_for(rig.is_ready, process)
     yield
     process.kill()
     process.wait()
@@ -241,7 +242,7 @@ def no_descriptors(rig: Rig) -> Iterator[None]:
 @contextmanager
 def _limit(rig: Rig, kind: int, margin: int) -> Iterator[None]:
     pid = rig.service()
-    if pid is None or not wait_for(rig.is_ready, 10):
+    if pid is None or not comes_true(rig.is_ready, 10):
         yield
         return
     used = len(list(Path(f"/proc/{pid}/fd").iterdir())) if kind == resource.RLIMIT_NOFILE else status(pid, "VmSize") << 10

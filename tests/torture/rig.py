@@ -17,8 +17,8 @@ from tests.torture.questions import Questions
 from vdx_udf import contract, engine
 from vdx_udf.install import WORKER_CONFIG, Layout, install, stop_encoder
 
-# Smaller pools and shorter waits than installed, so that exhaustion and hangs show soon.
-POOL = {"pool_size": 6, "max_command_execution_time": 2, "command_read_timeout": 30_000, "command_write_timeout": 30_000}
+# Smaller pools and a shorter wait for a slot than installed, so that exhaustion shows soon.
+POOL = {"pool_size": 6, "max_command_execution_time": 2}
 
 
 class Rig:
@@ -129,7 +129,7 @@ def status(pid: int, key: str) -> int:
     return int(re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE).group(1))
 
 
-def wait_for(condition: Any, seconds: float = 30) -> bool:
+def comes_true(condition: Any, seconds: float) -> bool:
     """Whether the condition came true in time."""
     deadline = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < deadline:

@@ -19,7 +19,7 @@ from tests.torture.rig import Rig, status
 from vdx_udf import contract
 
 FUNCTIONS = tuple(contract.FUNCTIONS)
-RECOVERY_SECONDS = 60  # after which a function that does not work again is given up
+RECOVERY_SECONDS = 600  # after which a function that does not work again is given up
 
 
 @dataclass
