@@ -57,6 +57,7 @@ CREATE TABLE IF NOT EXISTS inputs
     arrived Bool                                     -- it became an image or a reject; if it is neither, somebody deleted it
 )
 ENGINE = ReplacingMergeTree(seen_at) ORDER BY (dataset, id);
+ALTER TABLE inputs ADD COLUMN IF NOT EXISTS arrived Bool AFTER seen_at; -- of version 2, before the view that fills it
 
 -- superseded_images: rows of images that a newer row, or a newer reject, of the same id replaced, noted as that one comes in. The
 -- views leave them out; vdx load clears both where they are more than a tenth of a partition.

@@ -22,7 +22,6 @@ ALTER TABLE classifiers
 -- 2: of two rows of an id the newer one counts at once.
 ALTER TABLE images MODIFY COLUMN IF EXISTS loaded_at DateTime64(3) DEFAULT nowInBlock64(3);
 ALTER TABLE rejects MODIFY COLUMN IF EXISTS rejected_at DateTime64(3) DEFAULT nowInBlock64(3);
-ALTER TABLE inputs ADD COLUMN IF NOT EXISTS arrived Bool AFTER seen_at;
 INSERT INTO superseded_rejects
 SELECT id, rejected_at FROM rejects INNER JOIN (SELECT id, max(loaded_at) AS newest FROM images GROUP BY id) AS embedded USING (id)
 WHERE newest > rejected_at AND 2 NOT IN (SELECT version FROM schema_version);

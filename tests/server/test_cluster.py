@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,22 +145,34 @@ def test_a_folder_is_loaded_onto_the_shards(both, cluster, tmp_path):
     """sql/cluster/folder.sql by vdx load; on processes without ON CLUSTER, so that the deletions and index builds are the asked node's."""
     if cluster.first.command_line:
         pytest.skip("the folder is not in the container: the statements run on server processes")
+    where = "SELECT value FROM system.server_settings WHERE name = 'user_files_path'"
+    folder = Path(cluster.first.client().query(where).result_rows[0][0]) / "pictures"  # what a server's paths may name
+    folder.mkdir(parents=True)
     for number in range(20):
-        draw(sample_picture(np.random.default_rng(500 + number))).save(tmp_path / f"{number}.png")
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    (tmp_path / "empty.png").touch()
+        draw(sample_picture(np.random.default_rng(500 + number))).save(folder / f"{number}.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+    (folder / "empty.png").touch()
     file = tmp_path / "folder.sql"
     file.write_text((bundle_folder("sql") / "cluster" / "folder.sql").read_text().replace(ON_CLUSTER, ""))
-    arguments = ("load", file, tmp_path, "--param", "dataset=folder", "--url", f"{cluster.first.url}/vdx")
+    arguments = ("load", file, folder, "--param", "dataset=folder", "--url", f"{cluster.first.url}/vdx")
     report = [line.split("\t") for line in vdx(*arguments).stdout.splitlines()]
     assert report[1:4] == [["inputs", "22"], ["images", "20"], ["rejects", "2"]]
     report = [line.split("\t") for line in vdx(*arguments).stdout.splitlines()]  # again: nothing is new
     assert report[1:4] == [["inputs", "22"], ["images", "20"], ["rejects", "2"]]
+    for number, name in enumerate(("bad.png", "0.png")):  # one mended, one changed
+        draw(sample_picture(np.random.default_rng(600 + number))).save(folder / name)
+    report = [line.split("\t") for line in vdx(*arguments).stdout.splitlines()]
+    assert report[1:4] == [["inputs", "22"], ["images", "21"], ["rejects", "1"]]
     _, two = both
-    held = two.query(
-        "SELECT shardNum(), count() FROM cluster('{cluster}', vdx_shard, images) WHERE dataset = 'folder' GROUP BY ALL"
+    found = two.query(
+        "SELECT id FROM search_text_where(query = 'a star', dataset = 'folder', attribute = '', value = '', k = 50)"
     ).result_rows
-    assert sum(rows for _, rows in held) == 20
+    assert len(found) == len(set(found)) == 21
+    assert two.query("SELECT count(), uniqExact(id) FROM current_images WHERE dataset = 'folder'").result_rows == [(21, 21)]
+    held = two.query(
+        "SELECT shardNum(), count() FROM cluster('{cluster}', vdx_shard, current_images) WHERE dataset = 'folder' GROUP BY ALL"
+    ).result_rows
+    assert sum(rows for _, rows in held) == 21
     assert len(held) == 2
 
 
@@ -190,7 +203,7 @@ def test_every_statement_of_the_schema_is_understood(both):
 def test_every_object_of_a_cluster_states_its_purpose_and_its_example_runs(both):
     _, two = both
     found = list(sql_objects(bundle_folder("sql") / "cluster" / "schema.sql"))
-    assert len(found) == 9
+    assert len(found) == 10
     for each in found:
         assert states_its_purpose(each.name, each.purpose), each
         (two.command if each.example.startswith("INSERT") else two.query)(each.example)
