@@ -113,8 +113,13 @@ def test_searches_after_deletes_replacements_and_merges(fresh_tables, clip, cont
 
     client.command("OPTIMIZE TABLE images FINAL")
     assert recall(client, clip, vectors(there)) > 0.95
-    client.command(remedy)
+    for statement in (
+        remedy,
+        *re.findall(r"ALTER TABLE images DELETE .*? = 2|DELETE FROM superseded_images [^.]*", checks["hidden rows"].remedy),
+    ):
+        client.command(statement)
     assert recall(client, clip, vectors(there)) > 0.95
+    assert client.query("SELECT hidden FROM hidden_rows").result_rows == [(0,)]
     assert {check.what: check.good for check in examine(client)}["hidden rows"]
 
 
