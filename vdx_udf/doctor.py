@@ -166,7 +166,8 @@ def _deleted(client: Any) -> Check:
         f"{deleted} deleted rows and {hidden - deleted} superseded ones are still in their parts",
         "ORDER BY cosineDistance(...) LIMIT k of your own finds fewer than k, and searches for more than"
         f" {max(0, 1000 - hidden)} images look at all: ALTER TABLE images APPLY DELETED MASK SETTINGS mutations_sync = 2;"
-        " ALTER TABLE images DELETE WHERE (id, loaded_at) IN (SELECT id, loaded_at FROM superseded_images) SETTINGS mutations_sync = 2;"
+        " ALTER TABLE images DELETE WHERE (id, loaded_at) IN (SELECT id, loaded_at FROM superseded_images)"
+        " SETTINGS mutations_sync = 2;"
         " DELETE FROM superseded_images WHERE (id, loaded_at) NOT IN (SELECT id, loaded_at FROM image_rows)."
         " Each writes parts and their graphs anew",
     )
