@@ -51,6 +51,7 @@ class Opened:
     content: bytes
     side: int
     image: Image.Image | None
+    scans: int = 0  # of a JPEG at most
 
     @property
     def pixels(self) -> int:
@@ -62,7 +63,8 @@ class Opened:
         if self.image is None or self.image.format not in QUICK:
             return False
         passes = settings.LARGE_PIXELS // self.pixels
-        return all(tile[0] in QUICK_DECODERS for tile in self.image.tile) and max(1, scans(self.content, passes)) <= passes
+        found = max(1, self.scans if self.scans <= passes else scans(self.content, passes))
+        return found <= passes and all(tile[0] in QUICK_DECODERS for tile in self.image.tile)
 
 
 def decode(content: bytes, side: int = 0) -> Image.Image:
@@ -78,7 +80,9 @@ def decode(content: bytes, side: int = 0) -> Image.Image:
 
 def opened(content: bytes, side: int) -> Opened:
     """The first half of `decode`. Raises ImageError."""
-    return Opened(content, side, None if extra_of(content) or is_ico(content) else _open(content, side))
+    if extra_of(content) or is_ico(content):
+        return Opened(content, side, None)
+    return Opened(content, side, *_open(content, side))
 
 
 def decoded(picture: Opened) -> Image.Image:
@@ -90,7 +94,8 @@ def decoded(picture: Opened) -> Image.Image:
 
 def decode_here(content: bytes, side: int) -> Image.Image:
     """`decode`, all of it in this process."""
-    return _load(content, _open(content, side))
+    image, _ = _open(content, side)
+    return _load(content, image)
 
 
 def check(content: bytes) -> None:
@@ -99,13 +104,15 @@ def check(content: bytes) -> None:
         _elsewhere.decode(content, 0)
 
 
-def _open(content: bytes, side: int) -> Image.Image:
+def _open(content: bytes, side: int) -> tuple[Image.Image, int]:
+    """The picture, not decoded yet, and how many scans it has at most."""
     with _as_image_errors(content):
         image = _identified(content)
-        _check_size(image, content)
+        found = scans(content, settings.MAX_SCANS)
+        _check_size(image, found)
         if side and image.format in ("JPEG", "MPO"):
             image.draft(None, (side, side))
-        return image
+        return image, found
 
 
 def _identified(content: bytes) -> Image.Image:
@@ -188,11 +195,11 @@ def _as_image_errors(content: bytes) -> Iterator[None]:
         raise ImageError(f"a damaged picture: {reason}") from None
 
 
-def _check_size(image: Image.Image, content: bytes) -> None:
+def _check_size(image: Image.Image, found_scans: int) -> None:
     size = f"{image.width} x {image.height} pixels"
     if image.width * image.height > settings.MAX_PIXELS:
         raise ImageError(f"a picture of {size}: more than {settings.MAX_PIXELS} pixels")
     if max(image.size) > settings.MAX_ASPECT * min(image.size):
         raise ImageError(f"a picture of {size}: its sides may be at most 1 to {settings.MAX_ASPECT}")
-    if scans(content, settings.MAX_SCANS) > settings.MAX_SCANS:
+    if found_scans > settings.MAX_SCANS:
         raise ImageError(f"a JPEG of more than {settings.MAX_SCANS} scans")
