@@ -78,8 +78,8 @@ class DecoderPool:
 
 def _started() -> subprocess.Popen:
     command = [sys.executable, "-c", "from vdx_udf.decoder import main; main()"]
-    # One thread for numpy's products, of which decoding has none: on many cores the others alone would fill MAX_DECODER_BYTES.
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    # Address space that is set aside for threads, on many cores, would by itself fill MAX_DECODER_BYTES.
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=environment)
     for pipe in (process.stdin, process.stdout):
         os.set_blocking(pipe.fileno(), False)

@@ -27,7 +27,7 @@ _UPRIGHT = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 Image.MAX_IMAGE_PIXELS = settings.MAX_PIXELS  # beyond it Pillow warns, at twice that it raises
-_elsewhere = DecoderPool(os.cpu_count() or 1)  # as many as threads that decode; 45 MB each at rest, started when needed
+_elsewhere = DecoderPool(os.cpu_count() or 1)  # as many as threads that decode; 36 MB each at rest, started when needed
 atexit.register(_elsewhere.close)
 
 
@@ -173,7 +173,7 @@ def _register(extra: str) -> None:
 def _claimed(content: bytes) -> list[str]:
     """The formats that the content begins like."""
     accepts = {name: Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN}
-    return [name for name, accept in accepts.items() if accept and accept(content[:16]) is True]
+    return [name for name, accept in accepts.items() if accept and accept(content[:16].ljust(16)) is True]
 
 
 @contextmanager
