@@ -231,7 +231,7 @@ def test_a_model_that_does_not_exist_is_named(name, message):
 def test_bad_pictures_cost_their_own_row_only(client, tmp_path):
     good = PICTURES["jpeg"]
     rows = [good, good[:300], b"", b"no picture \x00\x01", PICTURES["png"], b"/no/such/file.png", b"https://example.org/x.png",
-            str(tmp_path).encode(), b"/dev/zero", encoded(picture(), "PPM"), b"<svg xmlns='http://www.w3.org/2000/svg'/>\n"]  # fmt: skip
+            str(tmp_path).encode(), b"/dev/zero", encoded(picture(), "PCX"), b"<svg xmlns='http://www.w3.org/2000/svg'/>\n"]  # fmt: skip
     table = ", ".join(f"unhex('{row.hex()}')" for row in rows)
     answers = client.query(f"SELECT try_encode_image(arrayJoin([{table}]))").result_rows
     vectors = [answer[0]["vector"] if isinstance(answer[0], dict) else answer[0][0] for answer in answers]

@@ -195,6 +195,13 @@ def seeds() -> dict[str, bytes]:
         "tiff lzw": saved(first, "TIFF", compression="tiff_lzw"),
         "tiff jpeg": saved(first, "TIFF", compression="jpeg"),
         "tiff deflate": saved(first, "TIFF", compression="tiff_deflate"),
+        "tiff floats": saved(Image.fromarray(np.linspace(0, 1, 4096, dtype=np.float32).reshape(64, 64)), "TIFF"),
+        "avif": saved(first, "AVIF", exif=exif),
+        "jpeg 2000": saved(first, "JPEG2000"),
+        "pnm": saved(first, "PPM"),
+        "icon": saved(first, "ICO"),
+        "tga": saved(first, "TGA", compression="tga_rle"),
+        "mpo": saved(first, "MPO", **rest),
     }
 
 

@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 
 from vdx_udf import contract, native, settings
-from vdx_udf.decoding import opened
+from vdx_udf.decoding import check
 from vdx_udf.encoder import TEXT, EncodeError, Encoder, Ticket
 from vdx_udf.image import ImageError, shortened
 from vdx_udf.near import near
@@ -203,7 +203,7 @@ def _read(context: Context, path: bytes) -> tuple[list[bytes], list[bytes]]:
     """Of a file that is no picture nobody gets to see what it holds."""
     try:
         content = context.encoder.source.read_path(path)
-        opened(content, 0)
+        check(content)
     except ImageError as error:
         return [b""], [str(error).encode()]
     return [content], [b""]

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdx_udf import settings
+from vdx_udf.decoder import ImageError
 from vdx_udf.files import Found, below
 from vdx_udf.urls import UrlError, UrlRules, fetch
 
 NO_URLS = UrlRules()
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-
-
-class ImageError(ValueError):
-    """This input is no picture that can be used; the message is the reason, and never says what the file holds."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ MAX_ASPECT = 1_000  # longer side over shorter: resizing the shorter one to 224 
 MAX_IMAGE_BYTES = 256 << 20
 MAX_PIXELS = 178_956_970  # where Pillow draws the line; 2.5 GB while it is decoded and resized
 LARGE_PIXELS = 20_000_000  # pictures larger than this are decoded one at a time, and in a process that can be ended
-DECODERS = 2  # such processes, 40 MB each at rest; started when needed
+MAX_DECODER_BYTES = 4 << 30  # address space of such a process: no file makes it take more
 # What a decoder may work on one picture: a progressive JPEG can hold thousands of scans, each a pass over all its pixels.
 MAX_SCANS = 100
 DECODE_SECONDS = 20  # then its process is ended, or the decoder asks for more of the file in vain

@@ -1,6 +1,5 @@
 """Pictures in the terminal itself, where it shows them: by the sixel or the kitty graphics protocol, through textual-image."""
 
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -8,11 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from vdx_udf.decoding import decode
 from vdx_udf.errors import USER_ERRORS, readable
+from vdx_udf.image import ImageError
 
 PICTURES = 20  # rows of a table that show their picture
+_LARGEST = 256  # pixels of its longer side
 _COLUMNS = 12  # of the terminal that a thumbnail takes
 
 
@@ -49,10 +49,10 @@ def draw_table(names: Sequence[str], rows: Sequence[tuple], read: Callable[[str]
         shown: Any = ""
         if place < PICTURES:
             try:
-                picture = Image.open(io.BytesIO(read(row[names.index("source")])))
-                picture.thumbnail((256, 256))
+                picture = decode(read(row[names.index("source")]), _LARGEST)
+                picture.thumbnail((_LARGEST, _LARGEST))
                 shown = Shown(picture.convert("RGB"), width=_COLUMNS)
-            except (*USER_ERRORS, Image.DecompressionBombError) as error:
+            except (*USER_ERRORS, ImageError) as error:
                 shown = readable(error)[:80]
         table.add_row(shown, *(f"{value:.6g}" if isinstance(value, float) else str(value) for value in row))
     Console().print(table)
