@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
@@ -157,6 +158,14 @@ def vdx(*arguments: str, check: bool = True, **options) -> subprocess.CompletedP
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Waits for what another process does; fails where it does not."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def free_ports(count: int) -> list[int]:

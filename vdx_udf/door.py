@@ -59,7 +59,7 @@ class Door:
 
     def users(self) -> str:
         """`default`, as which the server itself starts, has no password and is for this machine; `user` is for any."""
-        allowed = [("default", "<no_password/>", "<ip>127.0.0.1</ip><ip>::1</ip>")]
+        allowed = [("default", "<no_password/>", "<ip>127.0.0.1</ip>")]  # which ClickHouse takes for any address of its own
         if self.user:
             digest = hashlib.sha256(self.password.encode()).hexdigest()
             allowed.append((self.user, f"<password_sha256_hex>{digest}</password_sha256_hex>", "<ip>::/0</ip>"))
@@ -68,10 +68,8 @@ class Door:
             f"<named_collection_control>1</named_collection_control></{name}>\n"
             for name, secret, networks in allowed
         )
-        # A query that only reads ends when its client goes away, as those that the explorer cancels.
-        profile = "<cancel_http_readonly_queries_on_client_close>1</cancel_http_readonly_queries_on_client_close>"
         return (
-            f"<clickhouse>\n    <profiles><default>{profile}</default></profiles>\n    <quotas><default/></quotas>\n"
+            f"<clickhouse>\n    <profiles><default/></profiles>\n    <quotas><default/></quotas>\n"
             f"    <users>\n{users}    </users>\n</clickhouse>\n"
         )
 
