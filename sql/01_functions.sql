@@ -8,7 +8,7 @@ CREATE OR REPLACE FUNCTION encoder_info AS () -> vdx_encoder_info('now');
 -- Example: SELECT vdx_is_picture('/pictures/IMG_1.Jpg')
 CREATE OR REPLACE FUNCTION vdx_is_picture AS (path) -> lower(extract(path, '\\.([A-Za-z0-9]+)$')) IN (
     'jpg', 'jpeg', 'jpe', 'jfif', 'mpo', 'png', 'apng', 'webp', 'gif', 'bmp', 'dib', 'tif', 'tiff', 'avif', 'avifs',
-    'jp2', 'j2k', 'jpf', 'jpx', 'jpc', 'j2c', 'pnm', 'ppm', 'pgm', 'pbm', 'pfm', 'ico', 'tga', 'heic', 'heif', 'hif', 'jxl');
+    'jp2', 'j2k', 'jpf', 'jpx', 'jpc', 'j2c', 'pnm', 'ppm', 'pgm', 'pbm', 'pfm', 'ico', 'tga', 'icb', 'vda', 'vst', 'heic', 'heif', 'hif', 'jxl');
 
 -- vdx_literal(path): a path as a glob that matches it, whatever signs of globs its name holds; WHERE startsWith(_path, path) leaves
 -- out what else that matches.

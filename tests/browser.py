@@ -14,7 +14,7 @@ class NoBrowser(Exception):
 
 
 @contextmanager
-def started() -> Iterator[Any]:
+def started(*arguments: str) -> Iterator[Any]:
     """Chromium without a window: the system's or the one that `playwright install chromium` fetches. Raises NoBrowser."""
     from playwright.sync_api import sync_playwright
 
@@ -24,7 +24,7 @@ def started() -> Iterator[Any]:
         if program is None:
             raise NoBrowser(f"no browser: neither {', '.join(PROGRAMS)} nor Playwright's own is installed")
         # No sandbox: Chromium refuses to run as root with one, and it shows nothing but our own page.
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", *arguments])
         yield browser
         browser.close()
 

@@ -1,13 +1,14 @@
 """One installation for the whole run, of the engine that --engine names: what is tested is what `vdx install` deploys."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -216,20 +217,39 @@ def needs(precision: str) -> None:
         pytest.skip(f"this CPU does not compute in {precision}: {fault}")
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody uses."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def started(prefix: Path, *options: str, **environment: str) -> Iterator[tuple[subprocess.Popen, str, int]]:
+    """A `vdx up` over an installed prefix, its address and its native port. Fails where it wrote a traceback."""
+    port, native_port = free_ports(2)
+    command = [sys.executable, "-m", "vdx_udf", "up", "--data", prefix, "--port", port, "--native-port", native_port, *options]
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+    ) as process:
+        try:
+            assert process.stdout.readline().startswith("explorer: "), process.communicate()
+            yield process, f"http://127.0.0.1:{port}", native_port
+            process.terminate()
+            _, said = process.communicate()
+            assert "Traceback" not in said, said
+        finally:
+            process.kill()
+            stop_encoder(Layout.embedded(prefix))
+
+
 @contextmanager
 def served(prefix: Path) -> Iterator[str]:
-    """The address of a `vdx up` over an installed prefix. Fails where it wrote a traceback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vdx_udf", "up", "--data", str(prefix), "--port", str(port)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/ping"), process)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-        process.wait()
-        assert "Traceback" not in (said := process.stderr.read()), said
-    stop_encoder(Layout.embedded(prefix))
+    """The address of a `vdx up` over an installed prefix."""
+    with started(prefix) as (_, address, _):
+        yield address
 
 
 def ask(server: str, statement: str, **parameters: str | int) -> list[list]:

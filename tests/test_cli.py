@@ -67,7 +67,7 @@ def test_use_holds_for_the_statements_after_it(prefix):
 
 def test_doctor_finds_everything_well(prefix):
     done = vdx("doctor", "--prefix", prefix)
-    assert re.findall(r"^(\w+)", done.stdout, re.MULTILINE) == ["ok"] * 10
+    assert re.findall(r"^(\w+)", done.stdout, re.MULTILINE) == ["ok"] * 12
 
 
 def test_doctor_names_what_is_broken_and_the_remedy(prefix, tmp_path):
@@ -80,7 +80,7 @@ def test_doctor_names_what_is_broken_and_the_remedy(prefix, tmp_path):
     assert "FAIL  functions: classify is not registered\n      -> run `vdx install`" in done.stdout
     vdx("install", "--prefix", other, "--model", "vdx-tiny")
     done = vdx("doctor", "--prefix", other, check=False)
-    assert "FAIL  tables: missing: images, rejects" in done.stdout
+    assert "FAIL  tables: missing: images, superseded_images, rejects" in done.stdout
     vdx("sql", "--prefix", other, "-f", other / "sql")
     vdx("sql", "--prefix", other, "-q", "SET materialize_skip_indexes_on_insert = 0;"
         "INSERT INTO images (source, model, vector) SELECT 'x', 'another model', encode_text('x') SETTINGS materialize_skip_indexes_on_insert = 0")  # fmt: skip

@@ -8,8 +8,9 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
+from tests import browser as browsers
 from tests.browser import opened, until
-from tests.conftest import ask, served, vdx
+from tests.conftest import ask, served, started, vdx
 from tests.conftest import wait_for as settled
 from vdx_udf import explorer
 from vdx_udf.demo import CONCEPT, WANTED, shows
@@ -29,19 +30,17 @@ def demo(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(demo):
-    with served(demo / "engine") as address:
+    with started(demo / "engine", "--user", "ann", VDX_PASSWORD="secret") as (_, address, _):
         yield address
 
 
 @pytest.fixture(scope="module")
 def browser():
     pytest.importorskip("playwright", reason="the package playwright is not installed")
-    from tests.browser import NoBrowser, started
-
     try:
-        with started() as browser:
+        with browsers.started() as browser:
             yield browser
-    except NoBrowser as error:
+    except browsers.NoBrowser as error:
         pytest.skip(str(error))
 
 

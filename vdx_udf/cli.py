@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -230,8 +231,19 @@ def _target(command):
     """The options that say which engine to talk to."""
     command = click.option("--url", help="A server: http://user:password@host:8123/database.")(command)
     return click.option(
-        "--prefix", type=PATH, help="The embedded engine over this prefix.  [default: VDX_PREFIX, else demo-output/engine]"
+        "--prefix",
+        type=PATH,
+        help="The engine over this prefix, or its `vdx up`.  [default: VDX_PREFIX, else demo-output/engine]",
     )(command)
+
+
+def _ip_address(context: click.Context, option: click.Parameter, value: str) -> str:
+    import ipaddress
+
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no IP address") from None
 
 
 def _client(prefix: Path | None, url: str | None):
@@ -240,7 +252,7 @@ def _client(prefix: Path | None, url: str | None):
 
     if prefix and url:
         raise click.UsageError("--prefix is for the embedded engine, --url for a server: name one")
-    return engine.connect_server(url) if url else engine.connect_embedded(prefix or engine.default_prefix())
+    return engine.connect_server(url) if url else engine.connect(prefix or engine.default_prefix())
 
 
 @main.command()
@@ -342,15 +354,28 @@ def _examine(client: Any) -> None:
 
 
 @main.command()
-@click.option("--port", default=8123, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=8123, show_default=True, help="Of HTTP.")
+@click.option("--native-port", type=click.IntRange(0, 65535), default=9000, show_default=True,
+              help="Of ClickHouse's native protocol; 0: none.")  # fmt: skip
+@click.option("--listen", default="127.0.0.1", show_default=True, metavar="ADDRESS", callback=_ip_address,
+              help="Let other machines in, by this IP address of this one (0.0.0.0: any); asks for --user.")  # fmt: skip
+@click.option("--user", help="Who may come from other machines; the password is VDX_PASSWORD or asked for.")
 @click.option("--data", type=PATH, help="Prefix of the embedded engine.  [default: VDX_PREFIX, else demo-output/engine]")
-def up(port: int, data: Path | None) -> None:
-    """The explorer page, and ClickHouse's HTTP interface over the embedded engine, on 127.0.0.1."""
-    from vdx_udf import engine, explorer
-    from vdx_udf.up import HOST, serve
+def up(port: int, native_port: int, listen: str, user: str | None, data: Path | None) -> None:
+    """The explorer page and ClickHouse's own server, HTTP and native protocol, over a prefix."""
+    from vdx_udf import engine
+    from vdx_udf.door import Door
+    from vdx_udf.up import serve
 
-    click.echo(f"explorer: http://{HOST}:{port}{explorer.URL}/")
-    serve(data or engine.default_prefix(), port)
+    password = ""
+    if user:
+        if not re.fullmatch(r"[A-Za-z_]\w*", user) or user == "default":
+            raise click.UsageError(f"--user is a name of letters, digits and _, other than default; not {user!r}")
+        password = os.environ.get("VDX_PASSWORD") or click.prompt(f"password of {user}", hide_input=True)
+    door = Door(port, native_port, listen, user, password)
+    if door.is_open and not user:
+        raise click.UsageError("--listen lets other machines in: name a --user, whose password is VDX_PASSWORD or asked for")
+    serve(data or engine.default_prefix(), door)
 
 
 @main.command()

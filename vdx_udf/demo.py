@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from vdx_udf import engine, terminal
+from vdx_udf import engine, server, terminal
 from vdx_udf.contact_sheet import Cell, contact_sheet
 from vdx_udf.errors import VdxError
 from vdx_udf.install import Layout, install, stop_encoder
@@ -43,6 +43,7 @@ class Demo:
 
     def prepare(self) -> None:
         """Removes an earlier run, installs the bundle with the bundled model and creates the schema."""
+        server.refuse_second(self.layout.data)
         stop_encoder(self.layout)
         if self.layout.manifest.is_file():
             shutil.rmtree(self.output)

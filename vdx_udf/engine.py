@@ -1,12 +1,12 @@
-"""One client for both engines: the embedded one over an installed prefix, or a server."""
+"""One client for every engine: the embedded one over an installed prefix, the `vdx up` over it, or a server."""
 
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import clickhouse_connect
 
+from vdx_udf import server
 from vdx_udf.bundle import bundle_folder
 from vdx_udf.install import Layout, installed_model
 from vdx_udf.statements import is_kept, qualified, statements_of
@@ -20,23 +20,22 @@ def default_prefix() -> Path:
     return Path(os.environ.get(PREFIX_ENVIRONMENT) or DEMO_PREFIX)
 
 
+def connect(prefix: Path) -> Any:
+    """A client of an installed prefix: of the `vdx up` that runs over it or else of the embedded engine."""
+    url = server.address(Layout.embedded(prefix).server_config)
+    return connect_server(url) if url else connect_embedded(prefix)
+
+
 def connect_embedded(prefix: Path) -> Any:
     """A clickhouse-connect client over the embedded engine (chDB) of an installed prefix. One prefix per process.
 
-    Raises InstallError where nothing is installed.
+    Raises InstallError where nothing is installed, ServerError where another process has the engine.
     """
     layout = Layout.embedded(prefix)
     installed_model(layout)
+    server.refuse_second(layout.data)
     options = {"config-file": str(layout.config)}
     return clickhouse_connect.get_client(interface="chdb", path=str(layout.data), chdb_options=options)
-
-
-def open_handle(prefix: Path) -> Any:
-    """A handle of chDB's own over the same engine, with settings, database and temporary tables of its own."""
-    import chdb
-
-    layout = Layout.embedded(prefix)
-    return chdb.connect(f"{os.path.realpath(layout.data)}?{urlencode({'config-file': layout.config})}")
 
 
 def sql_folder(prefix: Path | None, url: str | None) -> Path:

@@ -1,10 +1,10 @@
-"""The explorer page's files, and how a ClickHouse server is told to serve them itself."""
+"""The explorer page's files, and how ClickHouse is told to serve them itself: a packaged server and that of `vdx up`."""
 
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "page"
 URL = "/explorer"
-# On a server the files lie in this folder of user_files: from nowhere else does ClickHouse serve any.
+# The files lie in this folder of user_files: from nowhere else does ClickHouse serve any.
 SERVED_FROM = "vdx_explorer"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".LICENSE": "text/plain"}
 
@@ -14,7 +14,13 @@ def files() -> list[Path]:
 
 
 def http_handlers(has_others: bool) -> str:
-    """The server's <http_handlers>: a rule for each file. Without others, its usual handlers are named as well or would go.
+    """The server's <http_handlers>: the page's rules. Without others, its usual handlers are named as well or would go."""
+    defaults = "" if has_others else "        <defaults/>\n"
+    return f"    <http_handlers>\n{page_rules()}{defaults}    </http_handlers>\n"
+
+
+def page_rules(headers: str = "") -> str:
+    """A rule for each file, for requests with such headers.
 
     Keys begin with `rule`, as ClickHouse wants them, and are no one else's, since it merges elements of the same name.
     """
@@ -26,6 +32,7 @@ def http_handlers(has_others: bool) -> str:
             f"        <{name}>\n"
             f"            <methods>GET,HEAD</methods>\n"
             f"            <url>{url}</url>\n"
+            f"{headers}"
             f"            <handler>\n"
             f"                <type>static</type>\n"
             f"                <content_type>{_TYPES[path.suffix]}; charset=UTF-8</content_type>\n"
@@ -33,5 +40,4 @@ def http_handlers(has_others: bool) -> str:
             f"            </handler>\n"
             f"        </{name}>\n"
         )
-    defaults = "" if has_others else "        <defaults/>\n"
-    return f"    <http_handlers>\n{''.join(rules)}{defaults}    </http_handlers>\n"
+    return "".join(rules)

@@ -74,6 +74,11 @@ class Layout:
         return self.state / "run"
 
     @property
+    def server_config(self) -> Path:
+        """Where `vdx up` puts the configuration of its server."""
+        return self.run / "server"
+
+    @property
     def models(self) -> Path:
         """Where a server's encoder keeps downloaded weights: the user of a server seldom has a home folder."""
         return self.state / "models"
@@ -110,10 +115,11 @@ def render(layout: Layout, model: str, options: Sequence[str]) -> dict[Path, tup
     for path in sorted(source.rglob("*.sql")):
         text = cluster.schema(source) if path.name == cluster.SCHEMA else with_renewed_views(path.read_text())
         files[layout.sql / path.relative_to(source)] = (with_dimension(text, dimension).encode(), 0o644)
-    if not layout.data:
-        for path in explorer.files():
-            files[layout.page / path.name] = (path.read_bytes(), 0o644)
-    return files
+    return files | _page(layout)
+
+
+def _page(layout: Layout) -> dict[Path, tuple[bytes, int]]:
+    return {layout.page / path.name: (path.read_bytes(), 0o644) for path in explorer.files()}
 
 
 def _config(layout: Layout) -> str:
@@ -198,8 +204,17 @@ def install(
         _give(folder, layout.owner)
     layout.run.chmod(0o700)
     left = {str(path): _hash(content) for path, (content, _) in sorted(files.items())}
-    manifest = json.dumps({"model": model, "files": left}, indent=1) + "\n"
-    _write(layout.manifest, manifest.encode(), 0o644, layout.owner)
+    _write_manifest(layout, {"model": model, "files": left})
+
+
+def add_page(layout: Layout) -> None:
+    """Gives a prefix the explorer page, which earlier bundles did not lay into one; a page that is there stays."""
+    manifest = _manifest(layout)
+    for path, (content, mode) in _page(layout).items():
+        if not path.is_file():
+            _write(path, content, mode, None)
+            manifest["files"][str(path)] = _hash(content)
+    _write_manifest(layout, manifest)
 
 
 def uninstall(layout: Layout) -> Iterator[Path]:
@@ -269,6 +284,10 @@ def _manifest(layout: Layout) -> dict:
     if isinstance(manifest["files"], list):  # by a bundle that noted no hashes: taken as unchanged
         manifest["files"] = dict.fromkeys(manifest["files"])
     return manifest
+
+
+def _write_manifest(layout: Layout, manifest: dict) -> None:
+    _write(layout.manifest, (json.dumps(manifest, indent=1) + "\n").encode(), 0o644, layout.owner)
 
 
 def _hash(content: bytes) -> str:

@@ -1,67 +1,68 @@
-"""`vdx up`: the explorer page, and the embedded engine behind ClickHouse's HTTP interface, on this machine's own address."""
+"""`vdx up`: ClickHouse's own server over a prefix, with the explorer page; started, watched and ended here."""
 
-import logging
+import signal
+import socket
 import threading
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.datastructures import Headers
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
-from starlette.routing import Mount
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+import click
 
-from vdx_udf import engine, explorer
-from vdx_udf.http_interface import Interface, Interrupted
-from vdx_udf.install import Layout
-
-HOST = "127.0.0.1"
-OWN_NAMES = ["127.0.0.1", "localhost"]  # any other Host is a page that had its name resolve to this machine
+from vdx_udf import engine, explorer, server
+from vdx_udf.door import LOOPBACK, Door
+from vdx_udf.install import Layout, add_page, installed_model
 
 
-class OwnPagesOnly:
-    """Refuses what pages of other sites make a browser send: they could run SQL here."""
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
-        origin = headers.get("origin")
-        if origin is not None and origin != f"http://{headers.get('host')}":
-            refused = PlainTextResponse("pages of other sites may not send queries here\n", 403)
-            await refused(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-
-def application(prefix: Path) -> Starlette:
-    """The ASGI application over an installed prefix, with its tables in place. Raises InstallError."""
-    client = engine.connect_embedded(prefix)
-    engine.apply_schema(client, Layout.embedded(prefix).sql)
-    client.close()
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=OWN_NAMES), Middleware(OwnPagesOnly)]
-    page = Mount(explorer.URL, StaticFiles(directory=explorer.FOLDER, html=True))
-    return Starlette(routes=[*Interface(partial(engine.open_handle, prefix)).routes(), page], middleware=guards)
-
-
-def serve(prefix: Path, port: int) -> None:
-    """Answers on loopback until it is interrupted."""
-    # Of a query that failed within its answer the client knows; everything else is a mistake of ours and is shown.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: not isinstance((record.exc_info or [0, 0])[1], Interrupted))
-    ready = application(prefix)
-    threading.Thread(target=_warm, args=(prefix,), daemon=True).start()
-    uvicorn.run(ready, host=HOST, port=port, log_level="warning")
+def serve(prefix: Path, door: Door) -> None:
+    """Serves until it is interrupted. Raises InstallError, ServerError."""
+    layout = Layout.embedded(prefix)
+    installed_model(layout)
+    if there := server.address(layout.server_config):
+        raise server.ServerError(f"`vdx up` runs over {prefix} already: {there}{explorer.URL}/")
+    for port, option in ((door.port, "--port"), (door.native_port, "--native-port")):
+        for address in door.addresses if port else ():
+            _require_free(address, port, option)
+    add_page(layout)
+    _configure(layout, door)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    url = f"http://{LOOPBACK}:{door.port}"
+    with (
+        suppress(KeyboardInterrupt),
+        server.running(layout.data, layout.server_config, layout.user_files, url, layout.sql) as process,
+    ):
+        click.echo(f"explorer: http://{door.names[0]}:{door.port}{explorer.URL}/")
+        if door.native_port:
+            click.echo(f"native protocol: {door.names[0]}:{door.native_port}")
+        threading.Thread(target=_warm, args=(url,), daemon=True).start()
+        process.wait()
+        raise server.ServerError(f"the server has ended: {server.why_ended(layout.server_config)}")
 
 
-def _warm(prefix: Path) -> None:
+def _require_free(address: str, port: int, option: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does, past connections that have ended
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise server.ServerError(f"port {port} of {address}: {error.strerror}; name another with {option}") from None
+
+
+def _configure(layout: Layout, door: Door) -> None:
+    """The server's configuration: the prefix's own, and over it the door's."""
+    fragments, users = layout.server_config / "config.d", layout.server_config / "users.xml"
+    fragments.mkdir(parents=True, exist_ok=True)
+    for path in fragments.iterdir():
+        path.unlink()
+    (layout.server_config / "config.xml").unlink(missing_ok=True)
+    (layout.server_config / "config.xml").symlink_to(layout.config)
+    for path in (layout.config.parent / "config.d").glob("*"):
+        (fragments / path.name).symlink_to(path)
+    users.touch(mode=0o600)
+    users.write_text(door.users())
+    (fragments / "vdx_up.xml").write_text(door.config(users))
+
+
+def _warm(url: str) -> None:
     """Starts the encoder, which takes seconds, before anyone waits for it. Where it cannot, the first query says why."""
     with suppress(Exception):
-        handle = engine.open_handle(prefix)
-        handle.query("SELECT encode_text('')")
-        handle.close()
+        engine.connect_server(url).command("SELECT encode_text('')")

@@ -1,26 +1,13 @@
-"""A ClickHouse server without Docker: `python -m tests.server.node FOLDER` runs chDB's engine with its HTTP and native ports open.
+"""A ClickHouse server without Docker: chDB's engine with its HTTP and native ports open, as `vdx up` runs it."""
 
-chDB carries ClickHouse's whole server code; its embedded connection opens no port, but the statement SYSTEM START LISTEN, given
-as a process's first query, opens those of the configuration. What answers then is ClickHouse itself: HTTP with its handlers,
-the native protocol, Distributed tables over other processes. What it lacks of a server: users, Keeper, ON CLUSTER, the
-interserver port.
-"""
-
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.request import urlopen
 
+from tests.conftest import free_ports
+from vdx_udf import server
 from vdx_udf.install import Layout, stop_encoder
-
-LISTEN = "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; SELECT sleep(3) FROM numbers(1000000) SETTINGS max_block_size = 1 FORMAT Null"
 
 
 @dataclass(frozen=True)
@@ -60,46 +47,18 @@ class Node:
             "<zookeeper><implementation>testkeeper</implementation></zookeeper>"
             "</clickhouse>"
         )
-        # This engine reads config.xml of the working folder, which is also its user_files.
-        for name in ("config.xml", "config.d"):
-            if not (link := layout.user_files / name).is_symlink():
-                link.symlink_to(layout.functions / name)
 
     @contextmanager
     def running(self) -> Iterator["Node"]:
         """The server, from when it answers to when it has ended, its encoder too."""
-        command = [sys.executable, "-m", "tests.server.node", str(self.folder)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with server.running(self.folder / "var", self.layout.functions, self.layout.user_files, self.url):
             try:
-                deadline = time.monotonic() + 60
-                while True:
-                    try:
-                        urlopen(f"{self.url}/ping").close()
-                        break
-                    except OSError:
-                        assert process.poll() is None, process.stdout.read()
-                        assert time.monotonic() < deadline, "the server does not answer"
-                        time.sleep(0.1)
                 yield self
             finally:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
                 stop_encoder(self.layout)
 
 
 def free_nodes(folder: Path, count: int) -> list[Node]:
     """That many nodes of one cluster, below a folder, on ports that nobody uses."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2 * count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in sockets]
+    ports = free_ports(2 * count)
     return [Node(folder / f"node{shard}", ports[shard - 1], shard, ports[count:]) for shard in range(1, count + 1)]
-
-
-if __name__ == "__main__":
-    from chdb import _chdb
-
-    var = Path(sys.argv[1]) / "var"
-    os.chdir(var / "user_files")
-    _chdb.query(LISTEN, "TabSeparated", path=str(var))
