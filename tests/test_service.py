@@ -556,6 +556,9 @@ def test_a_group_ends_as_a_whole(group, tmp_path, victim):
         os.kill(all_of_it[0], signal.SIGKILL)
         assert group.wait() == 1
     else:
+        group.send_signal(signal.SIGSTOP)
+        with connected(tmp_path) as connection:  # what members report of it stays unread
+            assert frame(asked(connection))[0] == b"D"
         group.kill()
         group.wait()
     wait_for(

@@ -47,7 +47,8 @@ class Member(Service):
             self._group.sendall((_BEGAN if change > 0 else _ENDED) * abs(change))
 
     def _end_with_group(self) -> None:
-        self._group.recv(1)
+        with contextlib.suppress(ConnectionResetError):  # it was killed before it read all that was reported to it
+            self._group.recv(1)
         os._exit(0)
 
 
