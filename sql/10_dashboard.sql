@@ -74,13 +74,13 @@ GROUP BY t ORDER BY t WITH FILL STEP {rounding:UInt32}$$),
 SELECT toStartOfInterval(event_time, INTERVAL {rounding:UInt32} SECOND)::INT AS t,
     quantile(0.5)(query_duration_ms) AS median, quantile(0.95)(query_duration_ms) AS p95
 FROM system.query_log
-WHERE event_time BETWEEN now() - {seconds:UInt32} AND now() AND type = 'QueryFinish' AND match(query, '\\b(search_\\w+|best_scores|next_to_label)\\s*\\(')
+WHERE event_time BETWEEN now() - {seconds:UInt32} AND now() AND type = 'QueryFinish' AND query_kind = 'Select' AND match(query, '\\b(search_\\w+|best_scores|next_to_label)\\s*\\(')
 GROUP BY t ORDER BY t WITH FILL STEP {rounding:UInt32}$$),
 ('Searches, and those that failed', $$
 SELECT toStartOfInterval(event_time, INTERVAL {rounding:UInt32} SECOND)::INT AS t,
     countIf(type = 'QueryFinish') AS answered, countIf(type IN ('ExceptionBeforeStart', 'ExceptionWhileProcessing')) AS failed
 FROM system.query_log
-WHERE event_time BETWEEN now() - {seconds:UInt32} AND now() AND match(query, '\\b(search_\\w+|best_scores|next_to_label)\\s*\\(')
+WHERE event_time BETWEEN now() - {seconds:UInt32} AND now() AND query_kind = 'Select' AND match(query, '\\b(search_\\w+|best_scores|next_to_label)\\s*\\(')
 GROUP BY t ORDER BY t WITH FILL STEP {rounding:UInt32}$$),
 ('Labels', $$
 SELECT toStartOfInterval(labelled_at, INTERVAL {rounding:UInt32} SECOND)::INT AS t,
