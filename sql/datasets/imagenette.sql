@@ -38,9 +38,8 @@ WITH (
     FROM
     (
         SELECT class AS label, vdx_normalize(avgForEach(encode_text(vdx_prompt(template, class)))) AS embedding
-        FROM prompt_templates
+        FROM templates_of(template_set = {template_set:String}) AS templates
         CROSS JOIN imagenette_classes
-        WHERE template_set = {template_set:String}
         GROUP BY class
     ) AS classes
     CROSS JOIN comparable
