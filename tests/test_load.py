@@ -179,13 +179,13 @@ def test_a_folder_is_loaded_again_for_what_is_new_or_changed(run_file, fresh_tab
     third = run_file("folder", path=str(tmp_path), dataset="mine").splitlines()
     assert third[1:4] == ["inputs\t34", "images\t32", "rejects\t2"]
     assert encoded(client) == before + 3
-    assert client.query("SELECT count(), uniqExact(source), uniqExact(id) FROM images").result_rows == [(32, 32, 32)]
-    rows = dict(client.query("SELECT source, vector FROM images").result_rows)
+    assert client.query("SELECT count(), uniqExact(source), uniqExact(id) FROM current_images").result_rows == [(32, 32, 32)]
+    rows = dict(client.query("SELECT source, vector FROM current_images").result_rows)
     for name in ("1.png", "broken.jpg"):
         direct = client.query(f"SELECT encode_image('{tmp_path / name}')").result_rows[0][0]
         assert np.allclose(rows[str(tmp_path / name)], direct, atol=1e-6)
-    assert {Path(row[0]).name for row in client.query("SELECT source FROM rejects").result_rows} == {"2.png", "empty.jpg"}
-    assert client.query("SELECT count() FROM superseded").result_rows == [(0,)]
+    assert {Path(row[0]).name for row in client.query("SELECT source FROM current_rejects").result_rows} == {"2.png", "empty.jpg"}
+    assert client.query("SELECT count() FROM superseded WHERE (id, loaded_at) NOT IN superseded_images").result_rows == [(0,)]
 
 
 def test_a_glob_and_a_second_folder_join_the_data_set(run_file, fresh_tables, tmp_path):
