@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import wait_for
 from tests.server import image
-from vdx_udf import explorer, grafana
+from vdx_udf import contract, explorer, grafana
 from vdx_udf.install import Layout
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +108,7 @@ def test_the_images_bundle_reads_the_volumes_user_files(built):
     assert allowed.resolve() == built / "lib" / "user_files"
     fragment = ElementTree.parse(built / "etc" / "config.d" / "vdx_udf.xml").getroot()
     assert Path(fragment.findtext("user_scripts_path")) == built / "opt" / "data" / "user_scripts"
-    assert len(list((built / "etc").glob("*_function.xml"))) == 7
+    assert len(list((built / "etc").glob("*_function.xml"))) == len(contract.FUNCTIONS)
     statements = [path.name for path in sorted((built / "init").iterdir())]
     assert statements[:3] == ["01_functions.sql", "02_tables.sql", "02_upgrade.sql"]
 

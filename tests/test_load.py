@@ -184,7 +184,10 @@ def test_a_folder_is_loaded_again_for_what_is_new_or_changed(run_file, fresh_tab
     for name in ("1.png", "broken.jpg"):
         direct = client.query(f"SELECT encode_image('{tmp_path / name}')").result_rows[0][0]
         assert np.allclose(rows[str(tmp_path / name)], direct, atol=1e-6)
-    assert {Path(row[0]).name for row in client.query("SELECT source FROM current_rejects").result_rows} == {"2.png", "empty.jpg"}
+    assert {Path(row[0]).name for row in client.query("SELECT source FROM current_rejects").result_rows} == {
+        "2.png",
+        "empty.jpg",
+    }
     assert client.query("SELECT count() FROM superseded WHERE (id, loaded_at) NOT IN superseded_images").result_rows == [(0,)]
 
 
