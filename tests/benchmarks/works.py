@@ -104,7 +104,8 @@ def _peer_xml(name: str, kind: str) -> str:
     return f"""<functions><function>
     <type>{kind}</type><name>{name}</name><return_type>Array(Float32)</return_type>
     <argument><type>String</type><name>value</name></argument><format>TabSeparated</format><command>{name} {name}</command>
-    <pool_size>1</pool_size><command_read_timeout>600000</command_read_timeout>
+    <pool_size>1</pool_size><max_command_execution_time>600</max_command_execution_time>
+    <command_read_timeout>600000</command_read_timeout>
     <command_write_timeout>600000</command_write_timeout><stderr_reaction>log_last</stderr_reaction>
 </function></functions>"""
 
