@@ -18,7 +18,7 @@ from clickhouse_driver import Client
 
 from tests import browser as browsers
 from tests.conftest import ask, free_ports, started, until, vdx
-from vdx_udf import explorer, server
+from vdx_udf import explorer
 from vdx_udf.install import Layout, install, stop_encoder
 
 http = urllib3.PoolManager(retries=False)
@@ -192,13 +192,6 @@ def test_an_engine_in_use_is_one_sentence(layout):
             assert done.stderr.startswith(f"Error: {layout.data} is in use by process {other.pid}, such as an open `vdx sql`")
             assert done.stderr.count("\n") == 1
         other.communicate("\n")
-
-
-def test_a_chdb_that_opens_no_ports_is_said_so(tmp_path):
-    (tmp_path / "server.log").write_text(
-        "Code: 1. DB::Exception: SYSTEM START LISTEN query is not supported in clickhouse-local. (UNSUPPORTED_METHOD)\n"
-    )
-    assert server.why_ended(tmp_path) == "this chDB opens no ports: install chdb 4.4 or later (pip install --upgrade chdb)"
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def refuse_second(data: Path) -> None:
 def why_ended(config: Path) -> str:
     """What the server said last."""
     said = (config / _LOG).read_text(errors="replace").strip()
-    if "START LISTEN query is not supported" in said or "start_servers_callback" in said:
+    if "LISTEN query is not supported" in said:
         return "this chDB opens no ports: install chdb 4.4 or later (pip install --upgrade chdb)"
     return readable(Exception(said[said.rfind("Code: ") :] if "Code: " in said else said[-1_000:] or "it was killed"))
 
@@ -127,6 +127,7 @@ def _linked(config: Path, user_files: Path) -> Iterator:
 def _program(schema: Path | None) -> str:
     """The server's life in SQL. Standard input is a pipe that ends when the parent closes it or is gone."""
     statements = (
+        "SYSTEM STOP LISTEN HTTP",  # an engine that cannot listen says so before anything else fails on it
         *(statements_of(schema) if schema else ()),
         "SYSTEM START LISTEN HTTP",
         "SYSTEM START LISTEN TCP",
