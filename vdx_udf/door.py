@@ -82,6 +82,8 @@ class Door:
         # machine without TLS, only in Origin. Programs send neither.
         visit = f"{host}<sec-fetch-site>regex:(same-origin|none)?</sec-fetch-site>"
         own_page = f"{host}<sec-fetch-site>same-origin</sec-fetch-site>"
+        # A page of another site may send this header only if OPTIONS, which no rule answers, says so: it is the explorer's.
+        explorer_page = f"{visit}<x-clickhouse-user>regex:.+</x-clickhouse-user>"
         origin = f"<origin>regex:(?i)(http://({names}):{self.port})?</origin>"
         no_page = f"{host}<sec-fetch-site>regex:(none)?</sec-fetch-site>{origin}"
         query = "<type>dynamic_query_handler</type><query_param_name>query</query_param_name>"
@@ -92,6 +94,7 @@ class Door:
             ("uplot", "<url>/js/uplot.js</url>", host, "<type>js</type>"),
             ("lz_string", "<url>/js/lz-string.js</url>", host, "<type>js</type>"),
             ("query_of_own_page", "<methods>GET,HEAD,POST</methods>", own_page, query),
+            ("query_of_explorer", "<methods>GET,HEAD,POST</methods>", explorer_page, query),
             ("query", "<methods>GET,HEAD,POST</methods>", no_page, query),
         )
         return explorer.page_rules(f"            <headers>{host}</headers>\n") + "".join(
