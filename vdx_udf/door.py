@@ -41,11 +41,10 @@ class Door:
     @property
     def names(self) -> list[str]:
         """Hosts that the addresses of this machine's own pages have, first the one for people to use."""
-        listen = [f"[{name}]" if ":" in name else name for name in self.addresses]
+        listen = [name for name in self.addresses if not ipaddress.ip_address(name).is_unspecified]
+        listen = [f"[{name}]" if ":" in name else name for name in listen]
         machine = [socket.gethostname(), socket.getfqdn()] if self.is_open else []
-        if ipaddress.ip_address(self.listen).is_unspecified:
-            listen = []
-        return list(dict.fromkeys((*listen[:-1], *machine, LOOPBACK, "localhost")))
+        return list(dict.fromkeys((*listen, *machine, LOOPBACK, "localhost")))
 
     def config(self, users: Path) -> str:
         """What goes over the prefix's own configuration. `users`: the file with users()."""
@@ -82,7 +81,7 @@ class Door:
         # machine without TLS, only in Origin. Programs send neither.
         visit = f"{host}<sec-fetch-site>regex:(same-origin|none)?</sec-fetch-site>"
         own_page = f"{host}<sec-fetch-site>same-origin</sec-fetch-site>"
-        # A page of another site may send this header only if OPTIONS, which no rule answers, says so: it is the explorer's.
+        # The explorer sends a header that pages of other sites may send only if OPTIONS is answered so: no rule answers it.
         explorer_page = f"{visit}<x-clickhouse-user>regex:.+</x-clickhouse-user>"
         origin = f"<origin>regex:(?i)(http://({names}):{self.port})?</origin>"
         no_page = f"{host}<sec-fetch-site>regex:(none)?</sec-fetch-site>{origin}"

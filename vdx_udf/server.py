@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from vdx_udf.errors import VdxError, readable
 from vdx_udf.statements import statements_of
@@ -37,10 +38,7 @@ def running(data: Path, config: Path, user_files: Path, url: str, schema: Path |
     """
     refuse_second(data)
     with open(config / _ADDRESS, "a+") as address:
-        try:
-            fcntl.flock(address, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServerError(f"a server over {data} is starting already") from None
+        _lock(address, data)
         address.truncate(0)
         command = [sys.executable, "-m", "vdx_udf.server", data, user_files, *([schema] if schema else [])]
         # In a session of its own: Ctrl-C is for this process, which then ends the server. chDB reads a config.xml of the
@@ -67,6 +65,14 @@ def running(data: Path, config: Path, user_files: Path, url: str, schema: Path |
                         process.wait(STOP_SECONDS)
                 finally:
                     process.kill()
+
+
+def _lock(address: TextIO, data: Path) -> None:
+    for _ in range(20):  # a reader holds it for a moment
+        with suppress(BlockingIOError):
+            return fcntl.flock(address, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    raise ServerError(f"another server over {data} is starting")
 
 
 def address(config: Path) -> str | None:
