@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import ask, started, wait_for
 from vdx_udf.install import Layout, install
+from vdx_udf.native import varint
 
 COUNT = 10_000
 COLUMNS = ["source", "dataset", "bytes"]
@@ -287,14 +288,19 @@ def test_the_client_for_javascript(up, table, parquet, tmp_path, request):
     assert (str(answer["count"]), answer["streamed"], answer["code"], answer["ping"]) == ("2", 100_000, "46", True)
 
 
-def test_clickhouse_client_itself(up, parquet, request):
+def test_clickhouse_client_itself(up, pictures, request):
     program = shutil.which("clickhouse-client")
     if not program:
         pytest.skip("clickhouse-client is not installed")
     request.getfixturevalue("taken")
     command = [program, "--host", "127.0.0.1", "--port", str(up.native_port), "--query"]
-    with open(parquet, "rb") as file:
-        subprocess.run([*command, "INSERT INTO inbox FORMAT Parquet"], stdin=file, check=True, timeout=120)
+    rows = [
+        varint(len(value)) + value
+        for source, dataset, picture in rows_of(pictures, "client")
+        for value in (source.encode(), dataset.encode(), picture)
+    ]
+    insert = [*command, "INSERT INTO inbox (source, dataset, bytes) FORMAT RowBinary"]
+    subprocess.run(insert, input=b"".join(rows), check=True, timeout=120)
     done = subprocess.run([*command, "SELECT length(encode_text('a'))"], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "512\n"
 

@@ -170,7 +170,15 @@ def test_a_server_serves_the_explorer_page_itself(tmp_path):
         assert path.read_bytes() == (explorer.FOLDER / path.name).read_bytes()
         assert (rule["type"], rule["methods"]) == ("static", "GET,HEAD")
     assert served["/explorer/main.js"]["content_type"] == "text/javascript; charset=UTF-8"
-    assert not (Layout.embedded(tmp_path / "engine").page).exists()
+
+
+def test_a_prefix_has_the_page_for_vdx_up(tmp_path):
+    layout = Layout.embedded(tmp_path)
+    list(install(layout, "vdx-tiny"))
+    assert {path.name: path.read_bytes() for path in layout.page.iterdir()} == {
+        path.name: path.read_bytes() for path in explorer.files()
+    }
+    assert ElementTree.parse(layout.config).getroot().find("http_handlers") is None  # its address and port are not known yet
 
 
 @pytest.mark.parametrize(

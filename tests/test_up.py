@@ -18,7 +18,7 @@ from clickhouse_driver import Client
 
 from tests import browser as browsers
 from tests.conftest import ask, free_ports, started, vdx, wait_for
-from vdx_udf import explorer, server
+from vdx_udf import explorer
 from vdx_udf.install import Layout, install, stop_encoder
 
 http = urllib3.PoolManager(retries=False)
@@ -194,13 +194,6 @@ def test_an_engine_in_use_is_one_sentence(layout):
         other.communicate("\n")
 
 
-def test_a_chdb_that_opens_no_ports_is_said_so(tmp_path):
-    (tmp_path / "server.log").write_text(
-        "Code: 1. DB::Exception: SYSTEM START LISTEN query is not supported in clickhouse-local. (UNSUPPORTED_METHOD)\n"
-    )
-    assert server.why_ended(tmp_path) == "this chDB opens no ports: install chdb 4.4 or later (pip install --upgrade chdb)"
-
-
 @pytest.mark.parametrize(
     "headers",
     [
@@ -267,7 +260,7 @@ def other_machine():
     made = [
         f"netns add {name}", f"link add {name} type veth peer name there netns {name}",
         f"addr add 198.51.100.1/30 dev {name}", f"link set {name} up",
-        f"-n {name} addr add 198.51.100.2/30 dev there", f"-n {name} link set there up",
+        f"-n {name} addr add 198.51.100.2/30 dev there", f"-n {name} link set there up", f"-n {name} link set lo up",
     ]  # fmt: skip
     try:
         for arguments in made:
@@ -316,6 +309,31 @@ def test_other_machines_are_let_in_with_a_password_only(layout, other_machine):
         assert answers[8:] == ["ann\n", [[512]]]
 
 
+SIGN_IN = """
+import sys
+from tests import browser
+url = sys.argv[1]
+with browser.started() as chromium:
+    page = chromium.new_context().new_page()
+    page.goto(f"{url}/explorer/")
+    page.wait_for_selector("#login[open]")
+    page.fill("#user", "ann")
+    page.fill("#password", "secret")
+    page.press("#password", "Enter")
+    browser.wait_for(page, "document.querySelector('#said').textContent.includes('data sets')")
+    print("signed in")
+"""
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0", "198.51.100.1"])
+def test_the_explorer_signs_in_from_another_machine(layout, other_machine, browser, listen):
+    here, there = other_machine
+    with started(layout.state, "--listen", listen, "--user", "ann", VDX_PASSWORD="secret") as (_, local, _):
+        command = [*there, sys.executable, "-c", SIGN_IN, local.replace("127.0.0.1", here)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.stdout == "signed in\n", done.stderr
+
+
 def test_with_other_addresses_come_other_pages(layout):
     """And this machine's own programs need no password."""
     here = own_address()
@@ -328,6 +346,10 @@ def test_with_other_addresses_come_other_pages(layout):
         ):  # fmt: skip
             answer = http.request("POST", url, body="SELECT currentUser()", headers={"Origin": origin})
             assert (answer.status, answer.data == b"default\n") == ((200, True) if is_own else (404, False)), origin
+        # Nor can a page of another site send a header of its own without leave.
+        headers = {"Origin": f"http://192.0.2.77:{port}", "X-ClickHouse-User": "ann", "X-ClickHouse-Key": "secret"}
+        assert http.request("POST", url, body="SELECT currentUser()", headers=headers).data == b"ann\n"
+        assert http.request("OPTIONS", url, headers={"Origin": "http://evil.example"}).status in (404, 501)
         assert http.request("GET", f"{url}/ping", headers={"Host": "evil.example"}).status == 404
         assert vdx("sql", "--prefix", layout.state, "-q", "SELECT currentUser()").stdout == "default\n"
         users = layout.server_config / "users.xml"

@@ -32,11 +32,15 @@ class Outcome:
     failures: dict[str, str]
 
 
-def check(engine: str, folder: Path, pictures: Path) -> Outcome:
-    """Installs the engine into the folder and runs the schema and all examples on it, over a folder of pictures."""
-    site = folder / "site"
+def environment(engine: str, site: Path) -> dict[str, str]:
+    """Installs the engine into a folder; the environment in which Python finds it there."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", site]
     subprocess.run([*pip, engine], check=True, capture_output=True)
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT), *filter(None, sys.path)])}
+
+
+def check(engine: dict[str, str], folder: Path, pictures: Path) -> Outcome:
+    """Runs the schema and all examples on the engine of an environment, over a folder of pictures."""
     layout = Layout.embedded(folder / "prefix")
     list(install(layout, "vdx-tiny"))
     # Before 26 the engine reads no configuration, but functions and their scripts from one folder.
@@ -44,10 +48,9 @@ def check(engine: str, folder: Path, pictures: Path) -> Outcome:
     shutil.copytree(layout.user_scripts, together)
     for path in layout.functions.iterdir():
         shutil.copy(path, together)
-    paths = os.pathsep.join([str(site), str(ROOT), *filter(None, sys.path)])
     command = [sys.executable, "-m", "tests.versions", str(layout.state), str(together), str(pictures)]
     try:
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+        done = subprocess.run(command, env=engine, capture_output=True, text=True)
     finally:
         stop_encoder(layout)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -130,8 +133,8 @@ def main() -> None:
         for number in range(200):
             draw(sample_picture(rng)).save(pictures / f"{number}.png")
         for number, engine in enumerate(tqdm(ENGINES, unit=" engines")):
-            (Path(folder) / str(number)).mkdir()
-            outcomes.append(check(engine, Path(folder) / str(number), pictures))
+            there = Path(folder) / str(number)
+            outcomes.append(check(environment(engine, there / "site"), there, pictures))
             for statement, error in outcomes[-1].failures.items():
                 tqdm.write(f"{outcomes[-1].version}: {statement}: {error}")
     RESULT.write_text(table(outcomes))

@@ -41,11 +41,10 @@ class Door:
     @property
     def names(self) -> list[str]:
         """Hosts that the addresses of this machine's own pages have, first the one for people to use."""
-        listen = [f"[{name}]" if ":" in name else name for name in self.addresses]
+        listen = [name for name in self.addresses if not ipaddress.ip_address(name).is_unspecified]
+        listen = [f"[{name}]" if ":" in name else name for name in listen]
         machine = [socket.gethostname(), socket.getfqdn()] if self.is_open else []
-        if ipaddress.ip_address(self.listen).is_unspecified:
-            listen = []
-        return list(dict.fromkeys((*listen[:-1], *machine, LOOPBACK, "localhost")))
+        return list(dict.fromkeys((*listen, *machine, LOOPBACK, "localhost")))
 
     def config(self, users: Path) -> str:
         """What goes over the prefix's own configuration. `users`: the file with users()."""
@@ -82,6 +81,8 @@ class Door:
         # machine without TLS, only in Origin. Programs send neither.
         visit = f"{host}<sec-fetch-site>regex:(same-origin|none)?</sec-fetch-site>"
         own_page = f"{host}<sec-fetch-site>same-origin</sec-fetch-site>"
+        # The explorer sends a header that pages of other sites may send only if OPTIONS is answered so: no rule answers it.
+        explorer_page = f"{visit}<x-clickhouse-user>regex:.+</x-clickhouse-user>"
         origin = f"<origin>regex:(?i)(http://({names}):{self.port})?</origin>"
         no_page = f"{host}<sec-fetch-site>regex:(none)?</sec-fetch-site>{origin}"
         query = "<type>dynamic_query_handler</type><query_param_name>query</query_param_name>"
@@ -92,6 +93,7 @@ class Door:
             ("uplot", "<url>/js/uplot.js</url>", host, "<type>js</type>"),
             ("lz_string", "<url>/js/lz-string.js</url>", host, "<type>js</type>"),
             ("query_of_own_page", "<methods>GET,HEAD,POST</methods>", own_page, query),
+            ("query_of_explorer", "<methods>GET,HEAD,POST</methods>", explorer_page, query),
             ("query", "<methods>GET,HEAD,POST</methods>", no_page, query),
         )
         return explorer.page_rules(f"            <headers>{host}</headers>\n") + "".join(

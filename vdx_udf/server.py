@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from vdx_udf.errors import VdxError, readable
 from vdx_udf.statements import statements_of
@@ -37,10 +38,7 @@ def running(data: Path, config: Path, user_files: Path, url: str, schema: Path |
     """
     refuse_second(data)
     with open(config / _ADDRESS, "a+") as address:
-        try:
-            fcntl.flock(address, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServerError(f"a server over {data} is starting already") from None
+        _lock(address, data)
         address.truncate(0)
         command = [sys.executable, "-m", "vdx_udf.server", data, user_files, *([schema] if schema else [])]
         # In a session of its own: Ctrl-C is for this process, which then ends the server. chDB reads a config.xml of the
@@ -67,6 +65,14 @@ def running(data: Path, config: Path, user_files: Path, url: str, schema: Path |
                         process.wait(STOP_SECONDS)
                 finally:
                     process.kill()
+
+
+def _lock(address: TextIO, data: Path) -> None:
+    for _ in range(20):  # a reader holds it for a moment
+        with suppress(BlockingIOError):
+            return fcntl.flock(address, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    raise ServerError(f"another server over {data} is starting")
 
 
 def address(config: Path) -> str | None:
@@ -100,7 +106,7 @@ def refuse_second(data: Path) -> None:
 def why_ended(config: Path) -> str:
     """What the server said last."""
     said = (config / _LOG).read_text(errors="replace").strip()
-    if "START LISTEN query is not supported" in said or "start_servers_callback" in said:
+    if "LISTEN query is not supported" in said:
         return "this chDB opens no ports: install chdb 4.4 or later (pip install --upgrade chdb)"
     return readable(Exception(said[said.rfind("Code: ") :] if "Code: " in said else said[-1_000:] or "it was killed"))
 
@@ -127,6 +133,7 @@ def _linked(config: Path, user_files: Path) -> Iterator:
 def _program(schema: Path | None) -> str:
     """The server's life in SQL. Standard input is a pipe that ends when the parent closes it or is gone."""
     statements = (
+        "SYSTEM STOP LISTEN HTTP",  # an engine that cannot listen says so before anything else fails on it
         *(statements_of(schema) if schema else ()),
         "SYSTEM START LISTEN HTTP",
         "SYSTEM START LISTEN TCP",
