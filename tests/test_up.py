@@ -320,7 +320,7 @@ with browser.started() as chromium:
     page.fill("#user", "ann")
     page.fill("#password", "secret")
     page.press("#password", "Enter")
-    browser.wait_for(page, "document.querySelector('#said').textContent.includes('data sets')")
+    browser.until(page, "document.querySelector('#said').textContent.includes('data sets')")
     print("signed in")
 """
 
