@@ -270,7 +270,8 @@ class Conversation:
         except Exception as error:
             if not isinstance(error, ValueError):
                 log.exception("a request failed")
-            sentence = " ".join(str(error).split()) or type(error).__name__
+            sentence = "no memory is left for these rows" if isinstance(error, MemoryError) else " ".join(str(error).split())
+            sentence = sentence or type(error).__name__
             self._context.failed(sentence)
             self._fail(sentence)
         finally:
