@@ -23,17 +23,17 @@ demo: $(READY)  ## load, search, label and refine on the embedded engine, offlin
 test: $(READY)  ## run the tests, two files at a time
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-SUITE = tests/test_sql.py tests/test_functions.py tests/test_refine.py tests/test_curation.py tests/test_native.py tests/test_load.py tests/test_datasets.py
+SUITE = tests/sql/test_sql.py tests/encoder/test_functions.py tests/sql/test_refine.py tests/sql/test_curation.py tests/encoder/test_native.py tests/commands/test_load.py tests/sql/test_datasets.py
 
 test-server: $(READY)  ## run the server's tests and the SQL suite on containers of docker/; fails where no Docker engine answers
 	VDX_REQUIRE_DOCKER=1 .venv/bin/python -m pytest tests/server
 	VDX_REQUIRE_DOCKER=1 .venv/bin/python -m pytest --engine docker $(SUITE)
 
 test-versions: $(READY)  ## run every SQL object's example on the engines of earlier releases (5 minutes, 1 GB of downloads)
-	.venv/bin/python -m tests.versions
+	.venv/bin/python -m tests.sql.versions
 
 docs: $(READY)  ## build the reference documentation in docs-output/
-	.venv/bin/python -m vdx_udf.reference docs-output/pages
+	.venv/bin/python -m vdx_udf.commands.reference docs-output/pages
 	.venv/bin/sphinx-build -C -W -q -D extensions=myst_parser -D myst_heading_anchors=3 -D project=vdx-udf docs-output/pages docs-output/html
 	@echo "docs-output/html/index.html"
 
@@ -42,7 +42,7 @@ lint: $(READY)  ## check style
 	.venv/bin/ruff format --check .
 
 torture: $(READY)  ## faults, load and hostile input, the long form (45 minutes); table in tests/benchmarks/results/
-	FUZZ_EXAMPLES=20000 .venv/bin/python -m pytest tests/test_hostile.py
+	FUZZ_EXAMPLES=20000 .venv/bin/python -m pytest tests/encoder/test_hostile.py
 	.venv/bin/python -m tests.torture
 
 bench: $(READY)  ## measure; results in tests/benchmarks/results/

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from vdx_udf import engine, load
-from vdx_udf.install import Layout, install, stop_encoder
-from vdx_udf.shell import Session
+from vdx_udf import engine
+from vdx_udf.commands import load
+from vdx_udf.commands.shell import Session
+from vdx_udf.installer.install import Layout, install, stop_encoder
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 ENGINES = ("embedded", "server", "docker")
@@ -88,7 +89,7 @@ def client(connect, layout):
 @pytest.fixture(scope="session")
 def clip():
     """The bundled model as this package loads it, in this process."""
-    from vdx_udf.model import Clip
+    from vdx_udf.encoder.model import Clip
 
     return Clip("vdx-tiny", "float32")
 
@@ -211,7 +212,7 @@ def answers(url: str) -> bool:
 
 def needs(precision: str) -> None:
     """Skips the test on a CPU that does not compute in this precision, and says why."""
-    from vdx_udf import processor
+    from vdx_udf.encoder import processor
 
     if fault := processor.fault(precision):
         pytest.skip(f"this CPU does not compute in {precision}: {fault}")

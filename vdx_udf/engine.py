@@ -6,9 +6,9 @@ from typing import Any
 
 import clickhouse_connect
 
-from vdx_udf import server
-from vdx_udf.bundle import bundle_folder
-from vdx_udf.install import Layout, installed_model
+from vdx_udf.commands import server
+from vdx_udf.installer.bundle import bundle_folder
+from vdx_udf.installer.install import Layout, installed_model
 from vdx_udf.statements import is_kept, qualified, statements_of
 
 PREFIX_ENVIRONMENT = "VDX_PREFIX"

@@ -15,7 +15,7 @@ import numpy as np
 from tests.benchmarks.run import QUICK, RESULTS, _machine
 from tests.browser import opened, started, until
 from tests.conftest import served
-from vdx_udf.demo import CONCEPT
+from vdx_udf.commands.demo import CONCEPT
 
 PICTURES = 2_000 if QUICK else 25_000
 QUERIES = 40

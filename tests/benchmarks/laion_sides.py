@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vdx_udf import engine, load, shell
-from vdx_udf.install import Layout
+from vdx_udf import engine
+from vdx_udf.commands import load, shell
+from vdx_udf.installer.install import Layout
 
 STRUCTURE = (
     "id Int64, url String, caption String, NSFW String, similarity Float32,"

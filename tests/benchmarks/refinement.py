@@ -19,8 +19,8 @@ from tests.benchmarks import refinement_methods, refinement_sets
 from tests.benchmarks.refinement_user import LABELS_A_ROUND, ROUNDS, User, halves
 from tests.conftest import put
 from vdx_udf import engine, statements
-from vdx_udf.bundle import bundle_folder, with_dimension
-from vdx_udf.install import Layout, install, stop_encoder
+from vdx_udf.installer.bundle import bundle_folder, with_dimension
+from vdx_udf.installer.install import Layout, install, stop_encoder
 
 RESULTS = Path(__file__).parent / "results"
 HARD = 0.5  # average precision of text alone below which a concept is hard

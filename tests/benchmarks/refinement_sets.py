@@ -48,7 +48,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def drawn(count: int = 4_000, seed: int = 40_417) -> LabelledSet:
     """Drawn pictures embedded by the bundled model, its own text vectors as text. Hard: which colour belongs to which shape,
     and where an object lies, of which the model knows little."""
-    from vdx_udf.model import Clip
+    from vdx_udf.encoder.model import Clip
 
     clip, rng = Clip("vdx-tiny", "float32"), np.random.default_rng(seed)
     bindings = [

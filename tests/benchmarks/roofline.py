@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from vdx_udf import processor, towers
+from vdx_udf.encoder import processor, towers
 
 _SIDE = 3072
 

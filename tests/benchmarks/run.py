@@ -28,9 +28,9 @@ from tqdm import tqdm
 from tests.benchmarks import roofline
 from tests.benchmarks.works import MODEL, Bench, captions, photos
 from vdx_udf import engine
-from vdx_udf.decoding import decode
-from vdx_udf.install import stop_encoder
-from vdx_udf.model import Clip
+from vdx_udf.encoder.decoding import decode
+from vdx_udf.encoder.model import Clip
+from vdx_udf.installer.install import stop_encoder
 
 RESULTS = Path(__file__).parent / "results"
 QUICK = bool(os.environ.get("QUICK"))

@@ -2,7 +2,7 @@
 
 Servers are processes of chDB on this machine's cores, reached over HTTP, each other over the native protocol. Vectors of 512
 around 1,000 centres. Part one: one node, growing rows. Part two: 1, 2 and 4 nodes of as many rows each, the searches through the
-Distributed table. Writes results/shards.json and shards.md; vdx_udf/sizing.py reckons with the figures.
+Distributed table. Writes results/shards.json and shards.md; vdx_udf/commands/sizing.py reckons with the figures.
 """
 
 import json
@@ -19,8 +19,8 @@ from tests.benchmarks.run import QUICK, RESULTS, _machine
 from tests.server.conftest import without_keeper
 from tests.server.node import Node, free_nodes
 from vdx_udf import engine
-from vdx_udf.install import install
-from vdx_udf.shell import Session
+from vdx_udf.commands.shell import Session
+from vdx_udf.installer.install import install
 from vdx_udf.statements import split_statements
 
 ROWS = (5_000, 10_000) if QUICK else (25_000, 50_000, 100_000)

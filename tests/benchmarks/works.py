@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vdx_udf import engine
-from vdx_udf.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import Layout, install, stop_encoder
 
 MODEL = "ViT-B-32/random"
 PEER = Path(__file__).parent / "peer.py"

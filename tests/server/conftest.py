@@ -11,11 +11,11 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from tests.conftest import wait_for
 from tests.server import containers
 from tests.server.node import free_nodes
-from vdx_udf import cluster as cluster_schema
 from vdx_udf import engine
-from vdx_udf.bundle import bundle_folder
-from vdx_udf.install import install
-from vdx_udf.shell import Session
+from vdx_udf.commands.shell import Session
+from vdx_udf.installer import cluster as cluster_schema
+from vdx_udf.installer.bundle import bundle_folder
+from vdx_udf.installer.install import install
 from vdx_udf.statements import split_statements
 
 KINDS = ("process", "container")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import free_ports
-from vdx_udf import server
-from vdx_udf.install import Layout, stop_encoder
+from vdx_udf.commands import server
+from vdx_udf.installer.install import Layout, stop_encoder
 
 
 @dataclass(frozen=True)

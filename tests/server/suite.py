@@ -1,4 +1,4 @@
-"""A server for the SQL suite (`pytest --engine server|docker tests/test_sql.py ...`): any path may be read, as by the embedded engine."""
+"""A server for the SQL suite (`pytest --engine server|docker tests/sql/test_sql.py ...`): any path may be read, as by the embedded engine."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.server import containers
 from tests.server.node import free_nodes
-from vdx_udf.install import Layout, install
+from vdx_udf.installer.install import Layout, install
 
 
 @contextmanager

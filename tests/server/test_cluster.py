@@ -9,12 +9,12 @@ import pytest
 
 from tests.conftest import vdx
 from tests.server.conftest import SYNCHRONOUS, rows_of, single_database
-from tests.test_sql import states_its_purpose
-from vdx_udf import cluster as cluster_schema
-from vdx_udf.bundle import bundle_folder
-from vdx_udf.cluster import ON_CLUSTER
-from vdx_udf.doctor import examine
-from vdx_udf.reference import sql_objects
+from tests.sql.test_sql import states_its_purpose
+from vdx_udf.commands.doctor import examine
+from vdx_udf.commands.reference import sql_objects
+from vdx_udf.installer import cluster as cluster_schema
+from vdx_udf.installer.bundle import bundle_folder
+from vdx_udf.installer.cluster import ON_CLUSTER
 from vdx_udf.statements import split_statements
 from vdx_udf.tiny.pictures import draw, pair, sample_picture
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import vdx
-from vdx_udf import explorer
-from vdx_udf.doctor import examine
+from vdx_udf.commands.doctor import examine
+from vdx_udf.installer import explorer
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 

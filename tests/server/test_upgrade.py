@@ -9,10 +9,11 @@ import pytest
 
 from tests.conftest import vdx, wait_for
 from tests.server.node import Node, free_nodes
-from vdx_udf import engine, live, settings
-from vdx_udf.doctor import examine
-from vdx_udf.install import install, stop_encoder
-from vdx_udf.model import TINY_FOLDER
+from vdx_udf import engine, settings
+from vdx_udf.commands.doctor import examine
+from vdx_udf.encoder.model import TINY_FOLDER
+from vdx_udf.installer import live
+from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.statements import split_statements
 
 BEFORE_VERSIONS = Path(__file__).parent.parent / "data" / "schema_before_versions.sql"  # as of the first loaders
@@ -179,7 +180,7 @@ def test_tables_of_an_earlier_bundle_are_brought_up_and_serve_it_still(node):
 
 
 def test_the_settings_name_the_last_step():
-    from vdx_udf.bundle import bundle_folder
+    from vdx_udf.installer.bundle import bundle_folder
 
     text = (bundle_folder("sql") / "02_upgrade.sql").read_text()
     assert f"arrayJoin({list(range(1, settings.SCHEMA_VERSION + 1))})" in text

@@ -69,7 +69,7 @@ def _mentioning(prefix: Path) -> list[int]:
 def part(name: str, amount: float, folder: Path, answer: Path) -> None:
     """One part; `amount` is its measure, the answer goes to a file."""
     from tests.torture import run
-    from vdx_udf.install import stop_encoder
+    from vdx_udf.installer.install import stop_encoder
 
     rig = Rig(folder, {} if name in ("load", "interactive", "ordinary") else None)
     rig.questions.check(rig.client)

@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tests.torture.rig import Rig
-from vdx_udf import load
-from vdx_udf.decoding import decode
-from vdx_udf.shell import Session
+from vdx_udf.commands import load
+from vdx_udf.commands.shell import Session
+from vdx_udf.encoder.decoding import decode
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 CONTENTS, FILES = 120, 60
@@ -49,7 +49,7 @@ class Month:
 
     def __post_init__(self) -> None:
         from vdx_udf import settings
-        from vdx_udf.model import Clip
+        from vdx_udf.encoder.model import Clip
 
         clip, rng = Clip("vdx-tiny", "float32"), np.random.default_rng(7)
         self.contents = []

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vdx_udf.decoding import decode
+from vdx_udf.encoder.decoding import decode
+from vdx_udf.encoder.image import ImageError
 from vdx_udf.errors import readable
-from vdx_udf.image import ImageError
 from vdx_udf.tiny.pictures import COLOURS, SHAPES, draw, sample_picture
 
 TEXTS, PICTURES, VECTORS = 2_000, 300, 1_000
@@ -43,7 +43,7 @@ class Questions:
     """The tables of inputs with their expected answers, and one query per function over any part of them."""
 
     def __init__(self, client: Any, folder: Path):
-        from vdx_udf.model import Clip
+        from vdx_udf.encoder.model import Clip
 
         clip = Clip("vdx-tiny", "float32")
         rng = np.random.default_rng(606)

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.torture.questions import Questions
 from vdx_udf import contract, engine
-from vdx_udf.install import WORKER_CONFIG, Layout, install, stop_encoder
+from vdx_udf.installer.install import WORKER_CONFIG, Layout, install, stop_encoder
 
 # Smaller pools and a shorter wait for a slot than installed, so that exhaustion shows soon.
 POOL = {"pool_size": 6, "max_command_execution_time": 2}

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from vdx_udf.model import Clip
+from vdx_udf.encoder.model import Clip
 from vdx_udf.tiny.captions import Caption, caption, facts, foil, truth
 from vdx_udf.tiny.evaluate import evaluate
 from vdx_udf.tiny.pictures import draw, sample_picture

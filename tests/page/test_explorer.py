@@ -1,0 +1,435 @@
+"""The explorer page in a real browser, over the demo's data, through `vdx up`."""
+
+import json
+import re
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+
+from tests import browser as browsers
+from tests.browser import opened, until
+from tests.conftest import ask, served, started, vdx
+from tests.conftest import wait_for as settled
+from vdx_udf.commands.demo import CONCEPT, WANTED, shows
+from vdx_udf.installer import explorer
+from vdx_udf.installer.install import Layout, install
+
+PICTURES = 1_500
+ARTEFACTS = Path("test-artefacts")  # screenshots, to be looked at
+RELEVANT = " AND ".join(shows({"colour": colour, "shape": shape}) for colour, shape in WANTED)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("explorer") / "demo"
+    vdx("demo", "--output", output, "--pictures", PICTURES)
+    return output
+
+
+@pytest.fixture(scope="module")
+def server(demo):
+    with started(demo / "engine", "--user", "ann", VDX_PASSWORD="secret") as (_, address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    pytest.importorskip("playwright", reason="the package playwright is not installed")
+    try:
+        with browsers.started() as browser:
+            yield browser
+    except browsers.NoBrowser as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, ready; a test fails for any script error or any request to another place."""
+    with opened(browser, server) as page:
+        yield page
+
+
+def search(page, text: str) -> None:
+    page.fill("#query", text)
+    page.keyboard.press("Enter")
+    wait_for(page, f"nearest to “{text}”")
+
+
+def wait_for(page, said: str) -> None:
+    """Until the grid shows what the status line says it does."""
+    until(
+        page,
+        "said => document.querySelector('#said').textContent.includes(said) && / \\d+ ms$/.test(document.querySelector('#said').textContent)"
+        " && !document.querySelector('#grid').hasAttribute('aria-busy')",
+        said,
+    )
+
+
+def shown(page) -> list[int]:
+    """The ids in the grid, in their order; those out of sight have no element."""
+    cells = page.locator("#grid li").evaluate_all("all => all.map(li => [Number(li.dataset.place), li.dataset.id])")
+    return [int(id) for _, id in sorted(cells)]
+
+
+def wait_for_pictures(page, count: int = 4) -> None:
+    until(
+        page,
+        "count => [...document.querySelectorAll('#grid img')].filter(img => img.complete && img.naturalWidth).length >= count",
+        count,
+    )
+
+
+def screenshot(page, name: str) -> None:
+    ARTEFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+
+def test_search_by_text(page, server):
+    search(page, "a green star")
+    expected = [int(row[0]) for row in ask(server, "SELECT toString(id) FROM search_text(query = 'a green star', k = 100)")]
+    found = shown(page)
+    assert found == expected[: len(found)]
+    assert len(found) > 10
+    wait_for_pictures(page)
+    assert page.locator("#grid li").first.get_attribute("aria-setsize") == "100"
+    screenshot(page, "search")
+
+
+def test_search_by_picture_and_more_like_it(page, server, demo):
+    page.set_input_files("#file", demo / "query.png")
+    wait_for(page, "nearest to query.png")
+    path = str(demo / "query.png")
+    expected = [int(row[0]) for row in ask(server, f"SELECT toString(id) FROM search_image(image = '{path}', k = 100)")]
+    found = shown(page)
+    assert found == expected[: len(found)]
+    page.locator(".thumb").nth(2).focus()
+    page.keyboard.press("m")
+    wait_for(page, "most like")
+    expected = [int(row[0]) for row in ask(server, f"SELECT toString(id) FROM search_id(image_id = {found[2]}, k = 100)")]
+    assert shown(page) == expected[: len(found)]
+
+
+def test_a_large_picture_is_reduced_before_it_is_sent(page, demo, tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(3)
+    small = Image.open(demo / "query.png").convert("RGB")
+    large = np.asarray(small.resize((1600, 1600), Image.Resampling.NEAREST)) ^ rng.integers(
+        0, 4, (1600, 1600, 3), dtype=np.uint8
+    )
+    Image.fromarray(large).save(tmp_path / "large.png")
+    assert (tmp_path / "large.png").stat().st_size > 1 << 20
+    page.set_input_files("#file", demo / "query.png")
+    wait_for(page, "nearest to query.png")
+    nearest = shown(page)[:5]
+    page.set_input_files("#file", tmp_path / "large.png")
+    wait_for(page, "nearest to large.png")
+    assert len(set(nearest) & set(shown(page)[:8])) >= 3
+
+
+def test_filters_narrow_every_search(page, server):
+    page.select_option("#attribute", "background")
+    until(page, "document.querySelector('#value').options.length > 1")
+    page.select_option("#value", "black")
+    for act, said in (
+        (lambda: page.fill("#query", "a heart") or page.press("#query", "Enter"), "a heart"),
+        (lambda: page.locator(".thumb").first.focus() or page.keyboard.press("m"), "most like"),
+    ):
+        act()
+        wait_for(page, said)
+        ids = ", ".join(map(str, shown(page)))
+        assert ask(server, f"SELECT DISTINCT attributes['background'] FROM images WHERE id IN ({ids})") == [["black"]]
+
+
+def test_three_rounds_raise_average_precision_and_undo_takes_one_back(page, server):
+    truth = f"SELECT vdx_average_precision(groupArray({RELEVANT}), groupArray(probability)) FROM scores(concept = '%s') INNER JOIN images USING (id)"
+    concept = f"{CONCEPT}, please"
+    page.fill("#concept-prompt", concept)
+    page.press("#concept-prompt", "Enter")
+    wait_for(page, f"best of “{concept}”")
+    precision = [ask(server, truth % concept)[0][0]]
+    for number in (1, 2, 3):
+        page.click("#next")
+        wait_for(page, "to label next")
+        ids = [li.get_attribute("data-id") for li in page.locator("#grid li").all()]
+        count = int(page.locator("#grid li").first.get_attribute("aria-setsize"))
+        page.locator("#grid li[data-place='0'] .thumb").focus()
+        good = {row[0] for row in ask(server, f"SELECT toString(id) FROM images WHERE {RELEVANT}")}
+        for _ in range(count):  # as a person does: look, press a key, which goes on to the next
+            place = page.evaluate("document.activeElement.closest('li').dataset.id")
+            page.keyboard.press("y" if place in good else "n")
+        until(page, "document.querySelectorAll('#grid li[data-mark=\"\"]').length === 0")
+        assert ids
+        page.keyboard.press("r")
+        until(page, "n => document.querySelector('#concept-state').textContent.includes(`round ${n}:`)", number)
+        wait_for(page, f"best of “{concept}”")
+        precision.append(ask(server, truth % concept)[0][0])
+        assert page.locator("#round-rows tr").count() == number + 1
+    assert precision == sorted(precision), precision
+    assert precision[-1] > precision[0] + 0.2, precision
+    assert page.is_visible("#moved")
+    wait_for_pictures(page)
+    page.click("#distribution summary")
+    until(page, "document.querySelector('#scores-said').textContent.includes('Round 3')")
+    screenshot(page, "refined")
+    page.get_by_role("button", name="moved in").click()
+    wait_for(page, "moved in")
+    page.keyboard.press("u")
+    until(page, "document.querySelector('#concept-state').textContent.includes('round 4:')")
+    assert ask(server, truth % concept)[0][0] == pytest.approx(precision[2])
+    labels = f"SELECT count() FROM current_labels WHERE concept = '{concept}'"
+    before = ask(server, labels)[0][0]
+    page.keyboard.press("u")  # the last mark
+    settled(lambda: int(ask(server, labels)[0][0]) == int(before) - 1)
+
+
+def test_the_first_mark_starts_a_concept_and_clicks_toggle(page, server):
+    text = "a blue triangle"
+    search(page, text)
+    first = page.locator("#grid li").first
+    first.locator(".yes").click()
+    until(page, "document.querySelector('#concept-state').textContent.includes('1 yes, 0 no')")
+    assert first.get_attribute("data-mark") == "yes"
+    chosen = first.get_attribute("data-id")
+    state = f"SELECT toString(image_id), positive FROM current_labels WHERE concept = '{text}'"
+    assert ask(server, state) == [[chosen, True]]
+    first.locator(".no").click()
+    until(page, "document.querySelector('#concept-state').textContent.includes('0 yes, 1 no')")
+    first.locator(".no").click()
+    until(page, "document.querySelector('#concept-state').textContent.includes('0 yes, 0 no')")
+    assert ask(server, state) == []
+    page.click("#undo")
+    until(page, "document.querySelector('#concept-state').textContent.includes('0 yes, 1 no')")
+    assert ask(server, state) == [[chosen, False]]
+
+
+def test_concepts_are_saved_and_loaded(page, server, tmp_path):
+    search(page, "a yellow cross")
+    page.locator(".yes").first.click()
+    until(page, "document.querySelector('#concept-state').textContent.includes('1 yes')")
+    with page.expect_download() as download:
+        page.click("#save-concept")
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    saved = json.loads(path.read_text())
+    assert (saved["concept"], len(saved["rounds"]), len(saved["judgements"])) == ("a yellow cross", 1, 1)
+    path.write_text(path.read_text().replace("a yellow cross", "its copy"))
+    page.set_input_files("#concept-file", path)
+    wait_for(page, "best of “its copy”")
+    assert "1 yes, 0 no" in page.inner_text("#concept-state")
+    assert ask(server, "SELECT count() FROM current_labels WHERE concept = 'its copy'")[0][0] in (1, "1")
+    page.reload()
+    until(page, "document.querySelector('#concept').options.length > 1")
+    page.select_option("#concept", "its copy")
+    wait_for(page, "best of “its copy”")
+    assert "1 yes, 0 no" in page.inner_text("#concept-state")
+
+
+def test_zero_shot_labels_with_templates_of_ones_own(page, server):
+    page.click("#tab-labels")
+    page.fill("#label-list", "circle, square, star\nheart")
+    page.click("#labels button[type=submit]")
+    wait_for(page, "labelled")
+    counts = page.locator("#label-summary button").all_inner_texts()
+    found = {text.split(":")[0]: int(re.search(r"\d+", text)[0]) for text in counts}
+    query = "SELECT label, count() FROM zero_shot(labels = ['circle', 'square', 'star', 'heart'], template_set = 'default') GROUP BY label"
+    assert found == {label: int(count) for label, count in ask(server, query)}
+    page.get_by_role("button", name=re.compile("^heart")).click()
+    wait_for(page, "labelled “heart”")
+    screenshot(page, "labels")
+    page.click("#panel-labels summary")
+    page.fill("#template-list", "a drawing of a {}\nno place")
+    page.click("#templates button")
+    assert "has no {}" in page.inner_text("#message")
+    page.fill("#template-list", "a drawing of a {}\n{} on paper")
+    page.fill("#template-name", "it's mine")
+    page.click("#templates button")
+    until(page, "document.querySelector('#template-set').value === \"it's mine\"")
+    expected = [["a drawing of a {}"], ["{} on paper"]]
+    assert ask(server, "SELECT template FROM prompt_templates WHERE template_set = 'it\\'s mine' ORDER BY template") == expected
+    page.fill("#template-name", "default")
+    page.click("#templates button")
+    until(page, "document.querySelector('#message').textContent.includes('classify()')")
+
+
+def test_duplicates_mistakes_and_outliers(page, server):
+    page.click("#tab-duplicates")
+    page.fill("#least", "0.995")
+    page.click("#duplicates button")
+    wait_for(page, "near duplicates")
+    query = (
+        "SELECT toString(id) FROM near_duplicate_groups(dataset = '', least = 0.995) ORDER BY group_id, keep DESC, id LIMIT 100"
+    )
+    found = shown(page)
+    assert found == [int(row[0]) for row in ask(server, query)][: len(found)]
+    page.click("#tab-mistakes")
+    page.select_option("#mistake-attribute", "label")
+    page.click("#mistakes button")
+    wait_for(page, "likely mistakes")
+    ids = ", ".join(map(str, shown(page)))
+    wrong = ask(server, f"SELECT avg(attributes['label'] != attributes['shape']) FROM images WHERE id IN ({ids})")[0][0]
+    assert wrong > 0.6
+    screenshot(page, "mistakes")
+    page.click("#tab-outliers")
+    page.click("#outliers button")
+    wait_for(page, "highest uniqueness")
+    query = "SELECT toString(id) FROM uniqueness(dataset = '') ORDER BY uniqueness DESC, id LIMIT 100"
+    found = shown(page)
+    assert found == [int(row[0]) for row in ask(server, query)][: len(found)]
+
+
+def test_the_grid_keeps_few_elements_and_reaches_the_last_picture(page, server):
+    page.select_option("#count", "10000")
+    search(page, "a circle")
+    last = ask(server, "SELECT toString(id) FROM search_text(query = 'a circle', k = 10000)")[-1][0]
+    page.locator(".thumb").first.focus()
+    assert page.locator("#grid li").count() < 60
+    page.keyboard.press("End")
+    page.wait_for_selector(f"#grid li[data-id='{last}']")
+    assert page.evaluate("document.activeElement.closest('li').dataset.id") == last
+    assert page.locator("#grid li").count() < 60
+    wait_for_pictures(page)
+    page.keyboard.press("Home")
+    assert page.evaluate("document.activeElement.closest('li').dataset.place") == "0"
+
+
+def test_details_show_what_is_known(page, server):
+    search(page, "a purple heart")
+    page.locator(".thumb").first.click()
+    until(page, "document.querySelector('#details-picture').naturalWidth > 0")
+    facts = page.inner_text("#details-facts")
+    id = page.locator("#grid li").first.get_attribute("data-id")
+    ((caption, source),) = ask(server, f"SELECT caption, source FROM images WHERE id = {id}")
+    assert caption in facts
+    assert source in facts
+    page.click("#details-like")
+    wait_for(page, "most like")
+
+
+def test_errors_are_the_servers_sentences(page, server, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    page.set_input_files("#file", tmp_path / "broken.png")
+    page.wait_for_selector("#message:visible")
+    said = page.locator("#message p").inner_text()
+    assert said.startswith("encode_image: ")
+    assert "DB::Exception" not in said
+    page.click("#message summary")
+    assert "DB::Exception" in page.inner_text("#message pre")
+    screenshot(page, "error")
+    search(page, "a star")
+    assert page.is_hidden("#message")
+
+
+def test_a_slow_query_says_so_and_can_be_cancelled(page):
+    page.route(re.compile(r"/\?"), lambda route: None)  # never answered
+    page.fill("#query", "anything")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#cancel:visible")
+    until(page, "document.querySelector('#said').textContent.includes('still at it')")
+    page.click("#cancel")
+    until(page, "document.querySelector('#said').textContent === 'cancelled'")
+    assert page.is_hidden("#cancel")
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_server_with_users_is_signed_in_to(page):
+    refused = "Code: 516. DB::Exception: ann: Authentication failed: password is incorrect. (AUTHENTICATION_FAILED)"
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.headers)
+        known = (route.request.headers.get("x-clickhouse-user"), route.request.headers.get("x-clickhouse-key"))
+        route.continue_() if known == ("ann", "secret") else route.fulfill(status=403, body=refused)
+
+    page.route(re.compile(r"/\?"), answer)
+    page.reload()
+    page.wait_for_selector("#login[open]")
+    page.fill("#user", "ann")
+    page.fill("#password", "secret")
+    page.press("#password", "Enter")
+    until(page, "document.querySelector('#said').textContent.includes('data sets')")
+    assert asked[0]["x-clickhouse-user"] == "default"
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_every_statement_is_shown_copied_and_means_the_same_in_the_shell(browser, server, demo):
+    ask(
+        server, "INSERT INTO neighbours SELECT * FROM nearest_neighbours(dataset = '', k = 10)"
+    )  # or the page would, in between
+    answers = {}
+    with opened(browser, server, permissions=["clipboard-read", "clipboard-write"]) as page:
+
+        def keep(response):
+            if response.url.startswith(f"{server}/?") and "FROM picture(" not in (text := response.request.post_data or ""):
+                answers[text] = response.body()
+
+        page.on("response", keep)
+        search(page, "it's a \\ red circle")
+        page.set_input_files("#file", demo / "query.png")
+        wait_for(page, "nearest to query.png")
+        page.select_option("#concept", CONCEPT)
+        wait_for(page, "best of")
+        page.click("#next")
+        wait_for(page, "to label next")
+        page.click("#tab-outliers")
+        page.click("#outliers button")
+        wait_for(page, "highest uniqueness")
+        until(page, "document.querySelectorAll('#log-rows li.picture').length > 10")  # they are there, and shown on demand
+        answered, copied = dict(answers), []
+        for button in page.locator("#log-rows li:not(.picture) button").all():
+            button.click()
+            copied.append(page.evaluate("navigator.clipboard.readText()"))
+        assert not page.locator("#log-rows li.picture").first.is_visible()
+        page.check("#log-pictures")
+        assert page.locator("#log-rows li.picture").first.is_visible()
+    assert set(answered) <= set(copied)
+    again = {text: body for text, body in answered.items() if text.startswith("SELECT")}
+    assert len(again) >= 8
+    for text, body in again.items():
+        done = vdx("sql", "--url", server, "--format", "JSONCompactStrings", "-q", text)
+        assert json.loads(done.stdout)["data"] == json.loads(body)["data"], text[:200]
+
+
+@pytest.mark.parametrize("device", ["desktop", "desktop dark", "phone"])
+def test_accessibility(browser, server, device):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="the package axe-playwright-python is not installed"
+    )
+    options = {"color_scheme": "dark" if "dark" in device else "light"}
+    with opened(browser, server, bypass_csp=True, **options) as page:
+        if device == "phone":
+            page.set_viewport_size({"width": 390, "height": 844})
+        search(page, "a red square")
+        wait_for_pictures(page, 2)
+        page.select_option("#concept", CONCEPT)
+        wait_for(page, "best of")
+        wait_for_pictures(page, 2)
+        screenshot(page, device.replace(" ", "-"))
+        if device == "phone":
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for tab in page.get_by_role("tab").all():
+            tab.click()
+            found = axe.Axe().run(page).response["violations"]
+            serious = [v for v in found if v["impact"] in ("serious", "critical")]
+            assert not serious, json.dumps([(v["id"], v["nodes"][0]["html"]) for v in serious])
+        page.click("#help-open")
+        found = axe.Axe().run(page).response["violations"]
+        assert not [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+
+
+def test_an_empty_database_says_what_to_do(browser, tmp_path):
+    list(install(Layout.embedded(tmp_path), "vdx-tiny"))
+    with served(tmp_path) as address, opened(browser, address) as page:
+        assert "vdx load folder" in page.inner_text("#empty")
+
+
+def test_the_page_names_no_other_place(server):
+    for path in explorer.files():
+        text = path.read_text()
+        named = set(re.findall(r"https?://[\w.]+", text)) - {"https://github.com"}  # uPlot's own comment
+        assert not named, path.name
+        name = "" if path.name == "index.html" else path.name
+        with urlopen(f"{server}{explorer.URL}/{name}") as answer:
+            assert answer.read().decode() == text

@@ -1,0 +1,88 @@
+"""What a number of pictures needs of a cluster: `python -m vdx_udf.commands.sizing` prints the README's table.
+
+A model of a few measured figures (tests/benchmarks/results/shards.json and speed.json; a test compares) and two stated
+assumptions: the index of a shard is kept in memory whole, and cores add up. Vectors of 512, index as in sql/02_tables.sql.
+"""
+
+from dataclasses import dataclass
+from math import ceil, log2
+
+from vdx_udf import settings
+
+# Measured: bytes a row on disk, and of the index there, which is compressed.
+ROW_BYTES = 2_058
+INDEX_BYTES = 1_400
+# In memory: the vector in bfloat16, and 2 M links of 4 bytes (usearch's base layer; ClickHouse, "Approximate vector search").
+INDEX_MEMORY = settings.DIMENSION * 2 + 2 * settings.HNSW_M * 4
+# Rows that one core adds to a graph a second, at two numbers of rows a part. Time a row is taken to grow with their logarithm.
+BUILD_RATES = ((25_000, 414), (100_000, 210))
+# Pictures that one core embeds a second: ViT-B/32 in bfloat16, JPEGs of 640x480 read and stored.
+EMBED_RATE = 20
+
+# A node, as people rent them.
+CORES = 16
+MEMORY = 64 << 30
+INDEX_SHARE = 0.6  # of the memory, for the index; the rest is the server's, the encoder's and the page cache's
+MOST_PART_ROWS = 70_000_000  # ClickHouse merges up to 150 GB into one part, by default
+
+
+@dataclass(frozen=True)
+class Needs:
+    """For a number of pictures, without replicas. Hours are of all nodes working at once."""
+
+    pictures: int
+    disk_bytes: int
+    index_memory: int
+    nodes: int
+    build_hours: float
+    embed_hours: float
+    graphs: int  # that a search looks through on each node
+
+
+def build_rate(rows: int) -> float:
+    """Rows a second that one core adds to a graph of so many rows."""
+    (few, fast), (many, slow) = BUILD_RATES
+    seconds = 1 / fast + (1 / slow - 1 / fast) * log2(rows / few) / log2(many / few)
+    return 1 / max(seconds, 1 / (2 * fast))
+
+
+def needs(pictures: int) -> Needs:
+    index = pictures * INDEX_MEMORY
+    nodes = max(1, ceil(index / (MEMORY * INDEX_SHARE)))
+    shard = ceil(pictures / nodes)
+    graphs = ceil(shard / MOST_PART_ROWS)
+    return Needs(
+        pictures,
+        pictures * (ROW_BYTES + INDEX_BYTES),
+        index,
+        nodes,
+        shard / (build_rate(shard // graphs) * CORES) / 3600,
+        shard / (EMBED_RATE * CORES) / 3600,
+        graphs,
+    )
+
+
+def table() -> str:
+    """The README's table."""
+    lines = [
+        "| pictures | vectors and index on disk | index in memory | nodes | index built in | embedded on CPUs in |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in map(needs, (1_000_000, 100_000_000, 10_000_000_000)):
+        lines.append(
+            f"| {each.pictures:,} | {_bytes(each.disk_bytes)} | {_bytes(each.index_memory)} | {each.nodes:,}"
+            f" | {_hours(each.build_hours)} | {_hours(each.embed_hours)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count < 1e12 else f"{count / 1e12:,.1f} TB"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours * 60:,.0f} min" if hours < 1 else f"{hours:,.1f} h"
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,259 @@
+"""The functions as the service answers them, one handler each.
+
+A handler reads a block's columns from the stream and yields `(rows, answer)`: `answer()` waits for the encoder and
+returns the result column of these rows. So the next rows are read and queued while the first are computed.
+"""
+
+import logging
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+
+import numpy as np
+
+from vdx_udf import contract, settings
+from vdx_udf.encoder import native
+from vdx_udf.encoder.decoding import check
+from vdx_udf.encoder.encoder import TEXT, EncodeError, Encoder, Ticket
+from vdx_udf.encoder.image import ImageError, shortened
+from vdx_udf.encoder.near import near
+
+log = logging.getLogger("vdx")
+Answers = Iterator[tuple[int, Callable[[], object]]]
+
+
+@dataclass
+class Context:
+    """One function's and connection's view of the encoder; `tickets` are those not answered yet."""
+
+    encoder: Encoder
+    function: str
+    tickets: set[Ticket] = field(default_factory=set)
+
+    @property
+    def client(self) -> Hashable:
+        return id(self)
+
+    def failed(self, error: str, rows: int = 1) -> None:
+        """Counts and logs rows, or a block, that failed; `error` is the first one's."""
+        self.encoder.counters.failed(self.function, error, rows)
+        log.info("%s: %d failed: %s", self.function, rows, error)
+
+    def answer(self, ticket: Ticket, column: Callable[[Ticket], object]) -> Callable[[], object]:
+        """`column(ticket)` to be called once; until then the ticket counts as waited for."""
+        self.tickets.add(ticket)
+
+        def wait() -> object:
+            try:
+                return column(ticket)
+            finally:
+                self.tickets.discard(ticket)
+
+        return wait
+
+
+def encode_text(context: Context, stream: native.Stream, rows: int) -> Answers:
+    native.read_column_header(stream, native.String())
+    known = partial(context.encoder.is_known, TEXT)
+    for texts in _chunks(stream, rows, settings.CHUNK_TEXTS, known):
+        ticket = context.encoder.submit_texts(context.client, texts)
+        yield len(texts), context.answer(ticket, _vectors)
+
+
+def encode_image(context: Context, stream: native.Stream, rows: int) -> Answers:
+    return _encode_images(context, stream, rows, _vectors)
+
+
+def try_encode_image(context: Context, stream: native.Stream, rows: int) -> Answers:
+    return _encode_images(context, stream, rows, partial(_vectors_and_errors, context))
+
+
+def classify(context: Context, stream: native.Stream, rows: int) -> Answers:
+    vectors = _column(stream, "Array(Float32)", rows)
+    ends = vectors.ends.tolist()
+    labels = _labels(stream, rows)
+    for start in range(0, rows, settings.CHUNK_ROWS):
+        wanted = list(islice(labels, settings.CHUNK_ROWS))
+        begin, stops = ends[start - 1] if start else 0, ends[start : start + len(wanted)]
+        part = native.Ragged(np.array(stops, np.int64) - begin, vectors.values[begin : stops[-1]])
+        yield len(wanted), partial(_probabilities, context, part, wanted)
+
+
+def classify_image(context: Context, stream: native.Stream, rows: int) -> Answers:
+    images = _column(stream, "String", rows)
+    labels = _labels(stream, rows)
+    for start in range(0, rows, settings.CHUNK_IMAGES):
+        part = images[start : start + settings.CHUNK_IMAGES]
+        ticket = context.encoder.submit_images(context.client, part)
+        column = partial(_classified, context, list(islice(labels, len(part))))
+        yield len(part), context.answer(ticket, column)
+
+
+def vdx_near(context: Context, stream: native.Stream, rows: int) -> Answers:
+    lefts, rights, ks, leasts = (_column(stream, kind, rows) for _, kind in contract.FUNCTIONS["vdx_near"].arguments)
+    for row in range(rows):
+        yield 1, partial(_near, _matrix(lefts, row), _matrix(rights, row), int(ks[row]), float(leasts[row]))
+
+
+def vdx_files(context: Context, stream: native.Stream, rows: int) -> Answers:
+    for place in _column(stream, "String", rows):
+        yield 1, partial(_files, context, place)
+
+
+def vdx_read(context: Context, stream: native.Stream, rows: int) -> Answers:
+    for path in _column(stream, "String", rows):
+        yield 1, partial(_read, context, path)
+
+
+def vdx_encoder_info(context: Context, stream: native.Stream, rows: int) -> Answers:
+    _column(stream, "String", rows)
+    info = context.encoder.info()
+    keys, values = ([text.encode() for text in part] * rows for part in (info.keys(), info.values()))
+    ends = np.arange(1, rows + 1, dtype=np.uint64) * np.uint64(len(info))
+    yield rows, lambda: native.Ragged(ends, (keys, values))
+
+
+HANDLERS = {
+    handler.__name__: handler
+    for handler in (
+        encode_text,
+        encode_image,
+        try_encode_image,
+        classify,
+        classify_image,
+        vdx_near,
+        vdx_files,
+        vdx_read,
+        vdx_encoder_info,
+    )
+}
+
+
+def _column(stream: native.Stream, kind: str, rows: int):
+    expected = native.parse_type(kind)
+    native.read_column_header(stream, expected)
+    return expected.read(stream, rows)
+
+
+def _chunks(stream: native.Stream, rows: int, batch: int, known: Callable[[bytes], bool]) -> Iterator[list[bytes]]:
+    """The column's strings as they arrive, cut where one batch of unknown ones is together."""
+    while rows:
+        chunk: list[bytes] = []
+        fresh: set[bytes] = set()
+        size = 0
+        while rows and len(fresh) < batch and len(chunk) < settings.CHUNK_ROWS and size < settings.CHUNK_BYTES:
+            arrived = stream.strings(min(rows, batch - len(fresh)), settings.CHUNK_BYTES - size)
+            fresh.update(value for value in arrived if not known(value))
+            size += sum(map(len, arrived))
+            rows -= len(arrived)
+            chunk += arrived
+        yield chunk
+
+
+def _encode_images(context: Context, stream: native.Stream, rows: int, column: Callable[[Ticket], object]) -> Answers:
+    native.read_column_header(stream, native.String())
+    for images in _chunks(stream, rows, settings.CHUNK_IMAGES, lambda value: False):
+        ticket = context.encoder.submit_images(context.client, images)
+        yield len(images), context.answer(ticket, column)
+
+
+def _vectors(ticket: Ticket) -> native.Ragged:
+    return native.Ragged.of_matrix(ticket.vectors())
+
+
+def _vectors_and_errors(context: Context, ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:
+    outcomes = ticket.outcomes()
+    if failed := [outcome for outcome in outcomes if isinstance(outcome, str)]:
+        context.failed(failed[0], len(failed))
+    vectors = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
+    ends = np.cumsum([len(o) if isinstance(o, np.ndarray) else 0 for o in outcomes], dtype=np.uint64)
+    flat = np.concatenate(vectors) if vectors else np.empty(0, np.float32)
+    errors = [o.encode() if isinstance(o, str) else b"" for o in outcomes]
+    return native.Ragged(ends, flat), errors
+
+
+def _matrix(column: native.Ragged, row: int) -> np.ndarray:
+    """float32 (N, dimension): one row of an Array(Array(Float32)) column."""
+    first, last = int(column.ends[row - 1]) if row else 0, int(column.ends[row])
+    vectors: native.Ragged = column.values
+    begin, stop = int(vectors.ends[first - 1]) if first else 0, int(vectors.ends[last - 1]) if last else 0
+    lengths = np.diff(vectors.ends[first:last].astype(np.int64), prepend=begin)
+    if len(lengths) and (lengths != lengths[0]).any():
+        raise EncodeError(f"vdx_near: vectors of {lengths.min()} and of {lengths.max()} numbers in one array do not compare")
+    return vectors.values[begin:stop].reshape(last - first, -1) if first < last else np.empty((0, 0), np.float32)
+
+
+def _near(left: np.ndarray, right: np.ndarray, k: int, least: float) -> native.Ragged:
+    if len(left) and len(right) and left.shape[1] != right.shape[1]:
+        raise EncodeError(f"vdx_near: vectors of {left.shape[1]} and of {right.shape[1]} numbers do not compare")
+    pairs = near(left, right, k, least)
+    return native.Ragged(np.array([len(pairs[0])], np.uint64), pairs)
+
+
+def _files(context: Context, place: bytes) -> native.Ragged:
+    try:
+        found = context.encoder.source.files(place)
+    except ImageError as error:
+        raise EncodeError(f"{shortened(place)}: {error}") from None
+    columns = ([f.path for f in found], np.array([f.size for f in found], np.uint64), [f.error.encode() for f in found])
+    return native.Ragged(np.array([len(found)], np.uint64), columns)
+
+
+def _read(context: Context, path: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Of a file that is no picture nobody gets to see what it holds."""
+    try:
+        content = context.encoder.source.read_path(path)
+        check(content)
+    except ImageError as error:
+        return [b""], [str(error).encode()]
+    return [content], [b""]
+
+
+def _labels(stream: native.Stream, rows: int) -> Iterator[tuple[bytes, ...]]:
+    kind = native.parse_type("Array(String)")
+    native.read_column_header(stream, kind)
+    return kind.read_rows(stream, rows)
+
+
+def _classified(context: Context, labels: list[tuple[bytes, ...]], ticket: Ticket) -> native.Ragged:
+    return _probabilities(context, native.Ragged.of_matrix(ticket.vectors()), labels)
+
+
+def _probabilities(context: Context, vectors: native.Ragged, labels: list[tuple[bytes, ...]]) -> native.Ragged:
+    """Zero-shot probabilities, rows with the same labels computed together; an empty vector gets an empty answer."""
+    dimension = context.encoder.model.dimension
+    lengths = np.diff(vectors.ends.astype(np.int64), prepend=0)
+    wrong = (lengths != 0) & (lengths != dimension)
+    if wrong.any() or not np.isfinite(vectors.values).all():
+        what = f"{lengths[wrong.argmax()]} values" if wrong.any() else "values that are not finite"
+        raise EncodeError(
+            f"a vector of {what} cannot be classified: model {context.encoder.model.name} needs {dimension} finite"
+            " values, as encode_image gives them"
+        )
+    full = np.flatnonzero(lengths)
+    matrix = vectors.values.reshape(len(full), dimension)
+    groups: dict[int, list[int]] = {}  # by identity: equal labels in consecutive rows are one object
+    for row, number in enumerate(full.tolist()):
+        groups.setdefault(id(labels[number]), []).append(row)
+    if len(groups) == 1 and len(full) == len(labels):
+        return native.Ragged.of_matrix(_shares(context, matrix, labels[0]))
+    answers = [np.empty(0, np.float32)] * len(labels)
+    for rows in groups.values():
+        for number, shares in zip(full[rows], _shares(context, matrix[rows], labels[full[rows[0]]]), strict=True):
+            answers[number] = shares
+    return native.Ragged(np.cumsum([len(a) for a in answers], dtype=np.uint64), np.concatenate(answers))
+
+
+def _shares(context: Context, vectors: np.ndarray, labels: tuple[bytes, ...]) -> np.ndarray:
+    """float32 (N, labels): softmax of the logit scale times cosine."""
+    if not labels:
+        return np.empty((len(vectors), 0), np.float32)
+    encoder = context.encoder
+    scale = encoder.model.logit_scale / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    logits = vectors @ encoder.embed_labels(context.client, labels).T
+    logits *= scale.astype(np.float32)
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits

@@ -1,0 +1,304 @@
+"""One CLIP model: from a name to unit vectors, the way open_clip computes them."""
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from vdx_udf import settings
+from vdx_udf.encoder import processor
+from vdx_udf.encoder.preprocess import Preprocess
+from vdx_udf.encoder.towers import ImageTower, TextTower
+from vdx_udf.errors import ModelError
+
+TINY_FOLDER = Path(__file__).parents[1] / "tiny" / "vdx-tiny"
+_SCHEMAS = ("hf-hub:", "local-dir:")
+_OPEN_CLIP_PRECISION = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_PROBE_TEXTS = ["", "a red circle", "an old man in a green coat feeds two dogs beside the lake on a cold morning, 1987"]
+log = logging.getLogger("vdx")
+
+
+class Clip:
+    """An open_clip model with its own tokeniser and preprocessing.
+
+    `name` is `vdx-tiny`, `ARCHITECTURE/TAG` as in open_clip (`ViT-B-32/openai`), `ARCHITECTURE/random` (seeded random
+    weights), `hf-hub:ORG/NAME` or `local-dir:PATH`. `precision` is one of the settings' PRECISIONS, `device` a torch
+    device (default: the first GPU, else the CPU). The attribute `precision` says what was chosen, `parity` the least
+    cosine to open_clip in float32 over a few texts and pictures, measured while loading. Weights are read as safetensors
+    or, from a pickle, as tensors only. Raises ModelError, also for weights that hash to something else than `weights_hash`
+    or what the settings record.
+    """
+
+    def __init__(
+        self, name: str, precision: str = settings.PRECISION, device: str | None = None, weights_hash: str | None = None
+    ):
+        self.name = name
+        self.device = _device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.streams = 2 if self.device.type == "cuda" else 1  # threads that may encode at a time
+        try:
+            model, tokenizer_name = _create(name, "float32")
+        except Exception as error:
+            raise ModelError(f"model {name!r} cannot be loaded: {error}") from error
+        with ThreadPoolExecutor(1) as beside:  # hashing takes as long as packing
+            digest = beside.submit(_hash, model)
+            self._tokenize = open_clip.get_tokenizer(tokenizer_name)
+            self._trims = _can_trim(model)
+            self.preprocess = Preprocess(model.visual.preprocess_cfg)
+            self.logit_scale = float(model.logit_scale.exp().item())
+            self._build(model)
+            self.weights_hash = digest.result()
+        recorded = weights_hash or settings.WEIGHTS_HASHES.get(name, self.weights_hash)
+        if self.weights_hash != recorded:
+            raise ModelError(f"the weights of {name!r} hash to {self.weights_hash}, not to {recorded} as recorded: not used")
+        self.dimension = self.encode_texts([""]).shape[1]
+        del model
+        _give_back_memory()  # the float32 weights are packed: 0.3 to 0.6 GB
+
+    def _build(self, model: nn.Module) -> None:
+        """Chooses how each tower is computed, and measures that against open_clip's own float32."""
+        gray = torch.full((1, *self.preprocess.size), 128, dtype=torch.uint8).expand(3, -1, -1)
+        noise = torch.randint(0, 256, (3, *self.preprocess.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        tokens, pictures = self.tokens(_PROBE_TEXTS), torch.stack([gray, noise])
+        with torch.inference_mode():
+            exact_texts, exact_images = _ModuleTexts(model, "cpu", self._trims), self._module_images(model, "float32", "cpu")
+            exact = exact_texts(tokens), exact_images(pictures)
+            self._texts, self._images = self._towers(model, self.precision)
+            found = self._texts(tokens), self._images(pictures.to(self.device))
+        self.parity = min(float((_unit(a).cpu() * _unit(b)).sum(dim=1).min()) for a, b in zip(found, exact, strict=True))
+        if not self.parity >= settings.PARITY[self.precision]:
+            log.warning(
+                "%s in %s has a cosine of %.5f to float32: computing in float32", self.name, self.precision, self.parity
+            )
+            model = model.to(self.device)
+            self._texts = _ModuleTexts(model, self.device, self._trims)
+            self._images = self._module_images(model, "float32", self.device)
+            self.precision, self.parity = "float32", 1.0
+
+    def _towers(self, model: nn.Module, precision: str) -> tuple[Callable, Callable]:
+        # float32 is right without packing, too; another precision was tried when it was chosen.
+        packs = self.device.type == "cpu" and not processor.fault(precision)
+        texts = TextTower(model, precision) if packs and self._trims and TextTower.fits(model) else None
+        images = (
+            ImageTower(model.visual, precision, self.preprocess.mean, self.preprocess.std)
+            if packs and ImageTower.fits(model.visual)
+            else None
+        )
+        if texts and images:
+            return texts, images
+        if precision == "int8":  # which is for the towers above
+            precision = choose_precision("auto", self.device)
+        if precision != "float32":
+            model, _ = _create(self.name, precision)
+        model = model.to(self.device)
+        return (
+            texts or _ModuleTexts(model, self.device, self._trims),
+            images or self._module_images(model, precision, self.device),
+        )
+
+    def _module_images(self, model: nn.Module, precision: str, device: torch.device | str) -> "_ModuleImages":
+        return _ModuleImages(model, getattr(torch, precision), device, self.preprocess.mean, self.preprocess.std)
+
+    def stream(self) -> contextlib.AbstractContextManager:
+        """What an encoding thread stays in: on a GPU a stream of its own, so that its copies overlap another's computing."""
+        return torch.cuda.stream(torch.cuda.Stream(self.device)) if self.device.type == "cuda" else contextlib.nullcontext()
+
+    def tokens(self, texts: list[str]) -> list[Tensor]:
+        """Token numbers, int64 (length,) each; cut after the end-of-text token where what follows changes nothing.
+
+        Longer texts than the tower reads are cut by the tokeniser.
+        """
+        rows = self._tokenize(texts)
+        if not self._trims:
+            return list(rows)
+        ends = (rows.argmax(dim=1) + 1).tolist()  # the end-of-text token has the highest number
+        return [row[:end] for row, end in zip(rows, ends, strict=True)]
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """What the model sees of a picture: uint8 (3, H, W), resized and cropped as it was trained."""
+        return self.preprocess(image)
+
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """Unit vectors, float32 (N, dimension)."""
+        return self.encode_tokens(self.tokens(texts))
+
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: list[Tensor]) -> np.ndarray:
+        """Unit vectors, float32 (N, dimension), of texts that went through `tokens`."""
+        return _unit(self._texts(tokens)).cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: list[Tensor]) -> np.ndarray:
+        """Unit vectors, float32 (N, dimension), of pictures that went through `pixels`."""
+        return _unit(self._images(_moved(torch.stack(pixels), self.device))).cpu().numpy()
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name; none: the first GPU, else the CPU. Raises ModelError for one that is not here."""
+    gpus = torch.cuda.device_count()
+    try:
+        device = torch.device(name or ("cuda" if gpus else "cpu"))
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= gpus):
+        raise ModelError(f"device {name!r} is not here: write cpu, or cuda:N for one of this machine's {gpus} GPUs")
+    return device
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """`auto` becomes the fastest precision that the device computes in and that keeps a cosine of 0.999 to float32.
+
+    Raises ModelError for one that the device does not compute in.
+    """
+    if device.type == "cuda":
+        if wanted == "int8":
+            raise ModelError("int8 is for CPUs; on a GPU use float16, bfloat16 or float32")
+        return "float16" if wanted == "auto" else wanted
+    best = "bfloat16" if wanted != "float32" and processor.has_bfloat16_units() else "float32"
+    if wanted == "auto":
+        return best
+    if wanted == "float16":
+        raise ModelError(f"float16 is for GPUs; on this CPU use auto, which is {best} here")
+    if wanted != "float32" and (fault := processor.fault(wanted)):
+        raise ModelError(
+            f"{wanted} needs a CPU with {processor.NEEDS[wanted]} instructions, which this one lacks: {fault}; use auto, which"
+            f" is {best} here"
+        )
+    return wanted
+
+
+def check_precision(wanted: str, devices: Sequence[str]) -> None:
+    """Raises ModelError if one of the devices (none: the first GPU, else the CPU) does not compute in this precision.
+
+    A GPU need not be here yet: a container's image is built without one.
+    """
+    for name in devices or (None,):
+        choose_precision(wanted, torch.device("cuda") if name and name.startswith("cuda") else _device(name))
+
+
+def _moved(batch: Tensor, device: torch.device) -> Tensor:
+    """On the device; through page-locked memory to a GPU, so that the copy runs beside another thread's computing."""
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
+
+
+class _ModuleTexts:
+    """open_clip's own text tower; texts are cut at the batch's longest where that changes nothing."""
+
+    def __init__(self, model: nn.Module, device: torch.device | str, trims: bool):
+        self._model, self._device, self._trims = model, torch.device(device), trims
+
+    def __call__(self, texts: list[Tensor]) -> Tensor:
+        if not self._trims:
+            return self._model.encode_text(_moved(torch.stack(texts), self._device))
+        model, last = self._model, torch.tensor([len(tokens) - 1 for tokens in texts])
+        tokens = _moved(nn.utils.rnn.pad_sequence(texts, batch_first=True), self._device)
+        length, kind = tokens.shape[1], model.transformer.get_cast_dtype()
+        x = model.token_embedding(tokens).to(kind) + model.positional_embedding[:length].to(kind)
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        return x[torch.arange(len(texts)), last] @ model.text_projection
+
+
+class _ModuleImages:
+    """open_clip's own image tower, after the normalisation."""
+
+    def __init__(
+        self, model: nn.Module, kind: torch.dtype, device: torch.device | str, mean: Sequence[float], std: Sequence[float]
+    ):
+        self._model, self._kind = model, kind
+        self._mean, self._std = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self._model.encode_image(((pixels.float() / 255 - self._mean) / self._std).to(self._kind))
+
+
+def _create(name: str, precision: str) -> tuple[nn.Module, str]:
+    """The model on the CPU, ready for inference, and the name that gives its tokeniser."""
+    model, tokenizer_name = _load(name, _OPEN_CLIP_PRECISION[precision])
+    return model.eval().requires_grad_(False), tokenizer_name
+
+
+def _load(name: str, precision: str) -> tuple[nn.Module, str]:
+    if name == "vdx-tiny":
+        name = f"local-dir:{TINY_FOLDER}"
+    if name.startswith(_SCHEMAS):
+        with _Unfilled():
+            return open_clip.create_model(name, precision=precision, require_pretrained=True), name
+    architecture, slash, tag = name.rpartition("/")
+    if not slash:
+        raise ModelError("a name without a tag; write ARCHITECTURE/TAG, for example ViT-B-32/openai")
+    if tag == "random":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return open_clip.create_model(architecture, pretrained=None, precision=precision), architecture
+    known = open_clip.get_pretrained_cfg(architecture, tag)
+    if not known:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise ModelError(f"open_clip knows no weights {tag!r} for {architecture!r}; its tags: {tags}")
+    # The tag says with which activation it was trained; open_clip alone would only warn and compute with another.
+    with warnings.catch_warnings(), _Unfilled():
+        warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+        quick_gelu = bool(known.get("quick_gelu", False))
+        options = {"precision": precision, "require_pretrained": True, "quick_gelu": quick_gelu}
+        return open_clip.create_model(architecture, tag, **options), architecture
+
+
+class _Unfilled(torch.overrides.TorchFunctionMode):
+    """New parameters stay as the memory was: the checkpoint fills all of them, which open_clip's strict loading checks."""
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if function in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return arguments[0]
+        return function(*arguments, **(options or {}))
+
+
+def _can_trim(model: nn.Module) -> bool:
+    """Whether what follows a text's end-of-text token cannot change its vector: the tower is causal and reads there."""
+    return (
+        type(model) is open_clip.CLIP
+        and model.text_pool_type == "argmax"
+        and model.attn_mask is not None
+        and isinstance(model.text_projection, nn.Parameter)
+    )
+
+
+def _give_back_memory() -> None:
+    """Has the C library, where it is glibc, give back to the system what is free."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return F.normalize(vectors.float(), dim=-1)
+
+
+def _hash(model: nn.Module) -> str:
+    """16 hex digits of a BLAKE2b over the names and values of all weights, as bfloat16 so that precision changes nothing."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key, value in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().to("cpu", torch.bfloat16).contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def dimension_of(name: str) -> int:
+    """The embedding dimension a model's configuration states; loads no weights. Raises ModelError."""
+    name = f"local-dir:{TINY_FOLDER}" if name == "vdx-tiny" else name
+    config_name = name if name.startswith(_SCHEMAS) else name.rpartition("/")[0]
+    try:
+        config = open_clip.get_model_config(config_name)
+    except Exception as error:
+        raise ModelError(f"model {name!r}: its configuration cannot be read: {error}") from error
+    if config is None:
+        raise ModelError(f"model {name!r} is not known to open_clip; write ARCHITECTURE/TAG, for example ViT-B-32/openai")
+    return config["embed_dim"]

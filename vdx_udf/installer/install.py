@@ -1,0 +1,314 @@
+"""Lays the bundle into a server's folders or into one prefix for the embedded engine, and takes it away again.
+
+Everything is rendered to memory first and written only where it differs, so a second run changes nothing. A manifest
+remembers what was written; `uninstall` removes exactly that, never data.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vdx_udf import __version__, contract, settings
+from vdx_udf.errors import InstallError
+from vdx_udf.installer import cluster, explorer, functions_xml
+from vdx_udf.installer.bundle import bundle_folder, with_dimension, with_renewed_views
+
+SCRIPTS = (*contract.FUNCTIONS, "vdx_worker.py")
+WORKER_CONFIG = "vdx_worker.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each part goes. `config` is the server configuration, or the fragment of it, that points at the rest."""
+
+    config: Path
+    functions: Path
+    user_scripts: Path
+    user_files: Path
+    state: Path  # run/ with the socket and the log, sql/, the manifest
+    data: Path | None = None  # the embedded engine's own; None on a server
+    owner: str | None = None
+    readable: tuple[Path, ...] = field(default=())  # folders that encode_image(path) may read
+
+    @staticmethod
+    def embedded(prefix: Path) -> "Layout":
+        """One folder for everything. Any file its owner can read is open: SQL user and system user are one person."""
+        prefix = prefix.absolute()
+        return Layout(
+            config=prefix / "config.xml",
+            functions=prefix / "functions",
+            user_scripts=prefix / "user_scripts",
+            user_files=prefix / "user_files",
+            state=prefix,
+            data=prefix / "data",
+            readable=(prefix / "user_files", Path("/")),
+        )
+
+    @staticmethod
+    def server(
+        config_dir: Path, data_dir: Path, owner: str | None, user_scripts: Path | None = None, user_files: Path | None = None
+    ) -> "Layout":
+        """A ClickHouse server's own folders; paths are open under user_files only, as for ClickHouse's file()."""
+        config_dir, data_dir = config_dir.absolute(), data_dir.absolute()
+        return Layout(
+            config=config_dir / "config.d" / "vdx_udf.xml",
+            functions=config_dir,
+            user_scripts=user_scripts or data_dir / "user_scripts",
+            user_files=user_files or data_dir / "user_files",
+            state=data_dir / "vdx_udf",
+            owner=owner,
+            readable=(user_files or data_dir / "user_files",),
+        )
+
+    @property
+    def run(self) -> Path:
+        return self.state / "run"
+
+    @property
+    def server_config(self) -> Path:
+        """Where `vdx up` puts the configuration of its server."""
+        return self.run / "server"
+
+    @property
+    def models(self) -> Path:
+        """Where a server's encoder keeps downloaded weights: the user of a server seldom has a home folder."""
+        return self.state / "models"
+
+    @property
+    def sql(self) -> Path:
+        return self.state / "sql"
+
+    @property
+    def page(self) -> Path:
+        return self.user_files / explorer.SERVED_FROM
+
+    @property
+    def manifest(self) -> Path:
+        return self.state / "vdx_udf.manifest.json"
+
+    def folders(self) -> list[Path]:
+        return [f for f in (self.user_files, self.data, self.run, None if self.data else self.models) if f]
+
+
+def render(layout: Layout, model: str, options: Sequence[str]) -> dict[Path, tuple[bytes, int]]:
+    """Every file of the bundle for this layout and model: path to (content, mode)."""
+    from vdx_udf.encoder.model import dimension_of
+
+    files: dict[Path, tuple[bytes, int]] = {layout.config: (_config(layout).encode(), 0o644)}
+    for function in contract.FUNCTIONS.values():
+        source = functions_xml.path_of(bundle_folder("functions"), function)
+        files[layout.functions / source.name] = (source.read_bytes(), 0o644)
+    for name in SCRIPTS:
+        files[layout.user_scripts / name] = ((bundle_folder("user_scripts") / name).read_bytes(), 0o755)
+    worker = json.dumps(_worker_config(layout, model, options), indent=1) + "\n"
+    files[layout.user_scripts / WORKER_CONFIG] = (worker.encode(), 0o644)
+    source, dimension = bundle_folder("sql"), dimension_of(model)
+    for path in sorted(source.rglob("*.sql")):
+        text = cluster.schema(source) if path.name == cluster.SCHEMA else with_renewed_views(path.read_text())
+        files[layout.sql / path.relative_to(source)] = (with_dimension(text, dimension).encode(), 0o644)
+    return files | _page(layout)
+
+
+def _page(layout: Layout) -> dict[Path, tuple[bytes, int]]:
+    return {layout.page / path.name: (path.read_bytes(), 0o644) for path in explorer.files()}
+
+
+def _config(layout: Layout) -> str:
+    text = (bundle_folder("functions") / "config.xml").read_text()
+    embedded = ""
+    if layout.data:
+        embedded = f"    <path>{layout.data}/</path>\n    <user_files_path>{layout.user_files}/</user_files_path>\n"
+    for name, value in (("functions", layout.functions), ("user_scripts", layout.user_scripts)):
+        text = text.replace(f"@{name}@", str(value))
+    handlers = "" if layout.data else explorer.http_handlers(has_others=_has_http_handlers(layout))
+    return text.replace("@embedded@", embedded).replace("@http_handlers@", handlers)
+
+
+def _has_http_handlers(layout: Layout) -> bool:
+    """Whether another file of the server's configuration names HTTP handlers: then it also says which usual ones remain."""
+    parts = [*layout.functions.glob("config.*"), *layout.config.parent.glob("*")]
+    return any(
+        "http_handlers" in re.sub(r"<!--.*?-->|#[^\n]*", "", part.read_text(errors="replace"), flags=re.DOTALL)
+        for part in parts
+        if part.is_file() and part != layout.config
+    )
+
+
+def _worker_config(layout: Layout, model: str, options: Sequence[str]) -> dict:
+    serve = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(layout.run / "encoder.sock"), "--model", model]
+    serve += options
+    for folder in layout.readable:
+        serve += ["--allow", str(folder)]
+    serve += ["--idle-seconds", str(settings.IDLE_SECONDS)]
+    return {
+        "version": __version__,
+        "model": model,
+        "run": str(layout.run),
+        "socket": "encoder.sock",
+        "log": str(layout.run / "encoder.log"),
+        "start_seconds": settings.START_SECONDS,
+        "serve": serve,
+        "environment": {} if layout.data else {"HF_HOME": str(layout.models)},
+    }
+
+
+def changed_since(layout: Layout, files: dict[Path, tuple[bytes, int]]) -> list[Path]:
+    """Those of the files that are there, differ, and are not as `vdx install` left them: somebody's changes would be lost."""
+    left = _manifest(layout)["files"]
+    return [
+        path for path, (content, _) in files.items()
+        if path.is_file() and (there := path.read_bytes()) != content and left.get(str(path), "") not in (None, _hash(there))
+    ]  # fmt: skip
+
+
+def install(
+    layout: Layout, model: str, dry_run: bool = False, options: Sequence[str] = (), overwrite: bool = False
+) -> Iterator[tuple[str, Path]]:
+    """Writes what differs and yields ("write" or "keep", path) for each file. Raises InstallError, ModelError.
+
+    `options`: further arguments of `vdx serve`, such as `("--precision", "int8")`. Files that somebody else changed are
+    overwritten only with `overwrite`; without it nothing is written.
+    """
+    if layout.owner and os.geteuid() != 0:
+        raise InstallError("--user needs root: only root may give files to another user; run it with sudo")
+    files = render(layout, model, options)
+    if not overwrite and not dry_run and (changed := changed_since(layout, files)):
+        raise InstallError(
+            f"nothing was written, since somebody changed {', '.join(map(str, changed))}: keep your changes elsewhere (a file"
+            " of your own in config.d overrides ours), or overwrite them with --overwrite"
+        )
+    for path, (content, mode) in files.items():
+        same = path.is_file() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode
+        yield "keep" if same else "write", path
+        if not same and not dry_run:
+            before = _model_of(path) if path.name == WORKER_CONFIG else None
+            # The page stays its installer's: the server, whose users may write into user_files, must not change it.
+            _write(path, content, mode, None if path.parent == layout.page else layout.owner)
+            if path.name == WORKER_CONFIG:
+                # Those who are connected to a service of the same model are answered by it until ClickHouse ends their pool.
+                # Another model's vectors must not mix with them: that service ends now; the next query starts the new one.
+                stop_encoder(layout, signal.SIGUSR1 if before == model else signal.SIGTERM)
+    if dry_run:
+        return
+    for folder in layout.folders():
+        folder.mkdir(parents=True, exist_ok=True)
+        _give(folder, layout.owner)
+    layout.run.chmod(0o700)
+    left = {str(path): _hash(content) for path, (content, _) in sorted(files.items())}
+    _write_manifest(layout, {"model": model, "files": left})
+
+
+def add_page(layout: Layout) -> None:
+    """Gives a prefix the explorer page, which earlier bundles did not lay into one; a page that is there stays."""
+    manifest = _manifest(layout)
+    for path, (content, mode) in _page(layout).items():
+        if not path.is_file():
+            _write(path, content, mode, None)
+            manifest["files"][str(path)] = _hash(content)
+    _write_manifest(layout, manifest)
+
+
+def uninstall(layout: Layout) -> Iterator[Path]:
+    """Stops the encoder, removes the files of the manifest and yields them; data, pictures and tables stay.
+
+    Raises InstallError.
+    """
+    if not layout.manifest.is_file():
+        raise InstallError(f"nothing of vdx-udf is installed here: {layout.manifest} does not exist")
+    stop_encoder(layout)
+    for path in [*map(Path, _manifest(layout)["files"]), layout.manifest]:
+        if path.is_file():
+            path.unlink()
+            yield path
+    for folder in (layout.run, layout.models):
+        shutil.rmtree(folder, ignore_errors=True)
+    emptied = (
+        layout.sql / "datasets",
+        layout.sql / "cluster",
+        layout.sql,
+        layout.functions,
+        layout.user_scripts,
+        layout.page,
+        layout.user_files,
+    )
+    for folder in (*emptied, layout.state):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def installed_model(layout: Layout) -> str:
+    """The model the bundle was installed with. Raises InstallError where none is installed."""
+    if not layout.manifest.is_file():
+        raise InstallError(
+            f"no bundle is installed in {layout.state}: run `vdx install --prefix {layout.state}`, or `make demo` for the demo"
+        )
+    return _manifest(layout)["model"]
+
+
+def stop_encoder(layout: Layout, how: int = signal.SIGTERM) -> None:
+    """Ends the encoder service that runs for this layout, if one does, and waits until it holds the socket no more.
+
+    With SIGUSR1 it answers those who are connected before it ends.
+    """
+    try:
+        lock = open(layout.run / "encoder.lock")  # noqa: SIM115
+    except FileNotFoundError:
+        return
+    with lock:
+        while True:
+            try:
+                # Whoever can take the lock knows that no service runs, whatever process number the file still names.
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                lock.seek(0)
+                with contextlib.suppress(ValueError, ProcessLookupError):  # just starting, just gone
+                    os.kill(int(lock.read()), how)
+            time.sleep(0.05)
+
+
+def _manifest(layout: Layout) -> dict:
+    """What was installed: the model, and the files with the hashes of what was written."""
+    if not layout.manifest.is_file():
+        return {"model": None, "files": {}}
+    manifest = json.loads(layout.manifest.read_text())
+    if isinstance(manifest["files"], list):  # by a bundle that noted no hashes: taken as unchanged
+        manifest["files"] = dict.fromkeys(manifest["files"])
+    return manifest
+
+
+def _write_manifest(layout: Layout, manifest: dict) -> None:
+    _write(layout.manifest, (json.dumps(manifest, indent=1) + "\n").encode(), 0o644, layout.owner)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _model_of(worker_config: Path) -> str | None:
+    return json.loads(worker_config.read_text()).get("model") if worker_config.is_file() else None
+
+
+def _write(path: Path, content: bytes, mode: int, owner: str | None) -> None:
+    """Replaces the file in one step, so that a server that reads it sees the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_bytes(content)
+    fresh.chmod(mode)
+    _give(fresh, owner)
+    fresh.replace(path)
+
+
+def _give(path: Path, owner: str | None) -> None:
+    if owner:
+        shutil.chown(path, user=owner)
