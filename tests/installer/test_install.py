@@ -1,5 +1,6 @@
 """The installer in a scratch prefix and in scratch server folders."""
 
+import hashlib
 import json
 import os
 import re
@@ -21,10 +22,12 @@ from packaging.utils import canonicalize_name
 from tests.commands.test_cli import Terminal
 from tests.conftest import vdx
 from vdx_udf import contract, settings
-from vdx_udf.encoder.model import TINY_FOLDER, choose_precision
+from vdx_udf.encoder.model_name import TINY_FOLDER
+from vdx_udf.encoder.processor import choose_precision
 from vdx_udf.errors import InstallError
 from vdx_udf.installer import explorer
-from vdx_udf.installer.install import Layout, install, stop_encoder, uninstall
+from vdx_udf.installer.install import install, stop_encoder, uninstall
+from vdx_udf.installer.layout import Layout
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +64,27 @@ def test_what_somebody_changed_is_kept_unless_told_otherwise(tmp_path):
     assert [path.name for action, path in install(layout, "vdx-tiny", options=("--jpeg-scale", "0")) if action == "write"] == [
         "vdx_worker.json"
     ]
+
+
+def test_what_an_earlier_bundle_left_goes_unless_somebody_changed_it(tmp_path):
+    """SQL files under names of an earlier bundle would make its views again."""
+    layout = Layout.embedded(tmp_path / "prefix")
+    list(install(layout, "vdx-tiny"))
+    manifest = json.loads(layout.manifest.read_text())
+    gone, mine = layout.sql / "05_refine.sql", layout.sql / "06_concepts.sql"
+    for path in (gone, mine):
+        path.write_text("SELECT 1")
+        manifest["files"][str(path)] = hashlib.sha256(b"SELECT 1").hexdigest()
+    layout.manifest.write_text(json.dumps(manifest))
+    mine.write_text("SELECT 2")
+    assert ("remove", gone) in list(install(layout, "vdx-tiny", dry_run=True))
+    with pytest.raises(InstallError, match=r"somebody changed \S*06_concepts\.sql:"):
+        list(install(layout, "vdx-tiny"))
+    assert gone.exists()
+    assert [path for action, path in install(layout, "vdx-tiny", overwrite=True) if action == "remove"] == [gone, mine]
+    assert not gone.exists()
+    assert not mine.exists()
+    assert {action for action, _ in install(layout, "vdx-tiny")} == {"keep"}
 
 
 def test_a_manifest_without_hashes_is_of_an_earlier_bundle(tmp_path):

@@ -14,95 +14,22 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from vdx_udf import __version__, contract, settings
 from vdx_udf.errors import InstallError
 from vdx_udf.installer import cluster, explorer, functions_xml
 from vdx_udf.installer.bundle import bundle_folder, with_dimension, with_renewed_views
+from vdx_udf.installer.layout import Layout
 
 SCRIPTS = (*contract.FUNCTIONS, "vdx_worker.py")
 WORKER_CONFIG = "vdx_worker.json"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where each part goes. `config` is the server configuration, or the fragment of it, that points at the rest."""
-
-    config: Path
-    functions: Path
-    user_scripts: Path
-    user_files: Path
-    state: Path  # run/ with the socket and the log, sql/, the manifest
-    data: Path | None = None  # the embedded engine's own; None on a server
-    owner: str | None = None
-    readable: tuple[Path, ...] = field(default=())  # folders that encode_image(path) may read
-
-    @staticmethod
-    def embedded(prefix: Path) -> "Layout":
-        """One folder for everything. Any file its owner can read is open: SQL user and system user are one person."""
-        prefix = prefix.absolute()
-        return Layout(
-            config=prefix / "config.xml",
-            functions=prefix / "functions",
-            user_scripts=prefix / "user_scripts",
-            user_files=prefix / "user_files",
-            state=prefix,
-            data=prefix / "data",
-            readable=(prefix / "user_files", Path("/")),
-        )
-
-    @staticmethod
-    def server(
-        config_dir: Path, data_dir: Path, owner: str | None, user_scripts: Path | None = None, user_files: Path | None = None
-    ) -> "Layout":
-        """A ClickHouse server's own folders; paths are open under user_files only, as for ClickHouse's file()."""
-        config_dir, data_dir = config_dir.absolute(), data_dir.absolute()
-        return Layout(
-            config=config_dir / "config.d" / "vdx_udf.xml",
-            functions=config_dir,
-            user_scripts=user_scripts or data_dir / "user_scripts",
-            user_files=user_files or data_dir / "user_files",
-            state=data_dir / "vdx_udf",
-            owner=owner,
-            readable=(user_files or data_dir / "user_files",),
-        )
-
-    @property
-    def run(self) -> Path:
-        return self.state / "run"
-
-    @property
-    def server_config(self) -> Path:
-        """Where `vdx up` puts the configuration of its server."""
-        return self.run / "server"
-
-    @property
-    def models(self) -> Path:
-        """Where a server's encoder keeps downloaded weights: the user of a server seldom has a home folder."""
-        return self.state / "models"
-
-    @property
-    def sql(self) -> Path:
-        return self.state / "sql"
-
-    @property
-    def page(self) -> Path:
-        return self.user_files / explorer.SERVED_FROM
-
-    @property
-    def manifest(self) -> Path:
-        return self.state / "vdx_udf.manifest.json"
-
-    def folders(self) -> list[Path]:
-        return [f for f in (self.user_files, self.data, self.run, None if self.data else self.models) if f]
-
-
 def render(layout: Layout, model: str, options: Sequence[str]) -> dict[Path, tuple[bytes, int]]:
     """Every file of the bundle for this layout and model: path to (content, mode)."""
-    from vdx_udf.encoder.model import dimension_of
+    from vdx_udf.encoder.model_name import dimension_of
 
     files: dict[Path, tuple[bytes, int]] = {layout.config: (_config(layout).encode(), 0o644)}
     for function in contract.FUNCTIONS.values():
@@ -163,21 +90,26 @@ def _worker_config(layout: Layout, model: str, options: Sequence[str]) -> dict:
 
 
 def changed_since(layout: Layout, files: dict[Path, tuple[bytes, int]]) -> list[Path]:
-    """Those of the files that are there, differ, and are not as `vdx install` left them: somebody's changes would be lost."""
+    """Those that are there, would be overwritten or removed, and are not as `vdx install` left them: somebody's changes."""
     left = _manifest(layout)["files"]
-    return [
-        path for path, (content, _) in files.items()
-        if path.is_file() and (there := path.read_bytes()) != content and left.get(str(path), "") not in (None, _hash(there))
-    ]  # fmt: skip
+    differ = [path for path, (content, _) in files.items() if path.is_file() and path.read_bytes() != content]
+    return [path for path in differ + _gone(layout, files) if left.get(str(path), "") not in (None, _hash(path.read_bytes()))]
+
+
+def _gone(layout: Layout, files: Container[Path]) -> list[Path]:
+    """What an earlier bundle laid here and this one has no more: SQL under another name would undo this bundle's."""
+    return [path for path in map(Path, _manifest(layout)["files"]) if path not in files and path.is_file()]
 
 
 def install(
     layout: Layout, model: str, dry_run: bool = False, options: Sequence[str] = (), overwrite: bool = False
 ) -> Iterator[tuple[str, Path]]:
-    """Writes what differs and yields ("write" or "keep", path) for each file. Raises InstallError, ModelError.
+    """Writes what differs, removes what an earlier bundle left, and yields ("write", "keep" or "remove", path) for each file.
+
+    Raises InstallError, ModelError.
 
     `options`: further arguments of `vdx serve`, such as `("--precision", "int8")`. Files that somebody else changed are
-    overwritten only with `overwrite`; without it nothing is written.
+    overwritten or removed only with `overwrite`; without it nothing is written.
     """
     if layout.owner and os.geteuid() != 0:
         raise InstallError("--user needs root: only root may give files to another user; run it with sudo")
@@ -198,6 +130,10 @@ def install(
                 # Those who are connected to a service of the same model are answered by it until ClickHouse ends their pool.
                 # Another model's vectors must not mix with them: that service ends now; the next query starts the new one.
                 stop_encoder(layout, signal.SIGUSR1 if before == model else signal.SIGTERM)
+    for path in _gone(layout, files):
+        yield "remove", path
+        if not dry_run:
+            path.unlink()
     if dry_run:
         return
     for folder in layout.folders():

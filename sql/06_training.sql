@@ -1,0 +1,211 @@
+-- A round of training: few-shot refinement of a concept from its judged images.
+
+-- labelled_vectors(concept): the judged images of a concept with their vectors, positives first, in an order of their own.
+-- Example: SELECT id, positive, length(vector) FROM labelled_vectors(concept = 'circles')
+CREATE OR REPLACE VIEW labelled_vectors AS
+SELECT id, any(positive) AS positive, any(vector) AS vector
+FROM current_images
+GLOBAL INNER JOIN (SELECT image_id, positive FROM current_labels WHERE concept = {concept:String}) AS judged ON image_id = id
+WHERE id GLOBAL IN (SELECT image_id FROM labels WHERE concept = {concept:String})
+GROUP BY id
+ORDER BY positive DESC, sipHash64(id);
+
+-- fit(concept, steps, learning_rate): the next round by the published recipe, gradient steps on a concept's labels from its
+-- current weight, without bias, anchor or calibration. As published: steps = 5, learning_rate = 0.1.
+-- Example: INSERT INTO classifiers SELECT * FROM fit(concept = 'circles', steps = 5, learning_rate = 0.1)
+CREATE OR REPLACE VIEW fit AS
+WITH
+    (SELECT (round, weight) FROM current_weight(concept = {concept:String})) AS current,
+    (SELECT (any(model), any(weights_hash)) FROM current_classifiers WHERE concept = {concept:String}) AS trained_on,
+    (
+        SELECT (groupArray(vector), groupArray(toFloat64(positive)))
+        FROM labelled_vectors(concept = {concept:String})
+        HAVING NOT throwIf(count() = 0, 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)')
+    ) AS samples
+SELECT
+    {concept:String} AS concept,
+    toUInt32(current.1 + 1) AS round,
+    'sgd' AS method,
+    arrayFold(
+        (weight, step) -> vdx_sgd_step(weight, samples.1, samples.2, {learning_rate:Float64}),
+        range({steps:UInt32}),
+        CAST(current.2, 'Array(Float64)'))::Array(Float32) AS weight,
+    1. AS logit_scale, 0. AS bias, (0., 0., 0.) AS uncertainty,
+    toUInt32(length(samples.2)) AS labels,
+    NULL AS freedom, NULL AS average_precision, NULL AS text_average_precision,
+    assumeNotNull(trained_on.1) AS model, assumeNotNull(trained_on.2) AS weights_hash,
+    now64(6) AS created_at;
+
+-- refine(concept): the next round of a concept by anchored logistic regression on all its labels.
+--
+-- With z the cosine to the text vector in standard deviations over 100 random images, and r the vector less their mean, over
+-- its typical length, the logit is (k + a) z + r'v + bias: k is round 0's logit scale, a has variance 1, v variance `freedom`
+-- a direction, the bias 4. The prior has the weight of one label, so it fades as labels come in. The random images are negatives
+-- that together count as many as there are labels; then positives and negatives are made to count the same. Of more than 150
+-- labels of a kind 150 are taken, always the same at random; the column labels says how many were used.
+-- freedom is 0 (the text vector), 1, 4, 16 or 64, by five-fold cross-validation: a larger one is taken where the log-loss
+-- falls by more than its standard error and average precision rises; from 4 on only where that is 0.03 above the text
+-- vector's, beyond a tenth of the number of labels 0.1 above. Where nothing beats the text vector it stays.
+-- Logit scale and bias are then calibrated on the held-out logits of the labels alone (Platt 1999), for which
+-- slope and offset have standard deviations of 1 and 2; `uncertainty` is the covariance of that fit.
+-- Example: INSERT INTO classifiers SELECT * FROM refine(concept = 'circles')
+CREATE OR REPLACE VIEW refine AS
+WITH
+    (SELECT round FROM current_weight(concept = {concept:String})) AS latest,
+    (
+        SELECT argMin((vdx_normalize(weight), logit_scale, model, weights_hash), (round, created_at))
+            ::Tuple(text Array(Float32), logit_scale Float64, model String, weights_hash String)
+        FROM classifiers
+        WHERE concept = {concept:String}
+    ) AS start,
+    (
+        SELECT (groupArray(vector), groupArray(toFloat64(positive)))::Tuple(vectors Array(Array(Float32)), labels Array(Float64))
+        FROM (SELECT vector, positive FROM labelled_vectors(concept = {concept:String}) LIMIT 150 BY positive)
+    ) AS judged,
+    (
+        SELECT groupArray(vector)
+        FROM
+        (
+            SELECT any(vector) AS vector
+            FROM current_images
+            WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = 100))
+                AND id GLOBAL NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+            GROUP BY id
+            ORDER BY sipHash64(id)
+        )
+    ) AS random,
+    samples AS
+    (
+        SELECT
+            arrayConcat(judged.vectors, random) AS vectors,
+            arrayConcat(judged.labels, arrayMap(vector -> 0., random)) AS labels,
+            length(judged.vectors) AS judged_rows,
+            if(empty(random), judged.vectors, random) AS backdrop,
+            arrayReduce('avgForEach', backdrop) AS centre,
+            arrayMap(vector -> dotProduct(vector, start.text)::Float64, vectors) AS cosines,
+            arrayMap(vector -> dotProduct(vector, start.text)::Float64, backdrop) AS backdrop_cosines,
+            arrayAvg(backdrop_cosines) AS mean,
+            greatest(1e-6, arrayReduce('stddevPop', backdrop_cosines)) AS deviation,
+            arrayMap(cosine -> (cosine - mean) / deviation, cosines) AS z,
+            assumeNotNull(start.logit_scale) * deviation AS slope,
+            arrayMap(x -> slope * (x - 2), z) AS prior,
+            arrayMap(vector -> dotProduct(vector, centre)::Float64, vectors) AS to_centre,
+            dotProduct(centre, centre)::Float64 AS centre_square,
+            greatest(1e-6, arrayAvg(arrayMap(vector -> dotProduct(vector, vector)::Float64, backdrop)) - centre_square) AS spread,
+            -- Inner products of the centred vectors.
+            arrayMap((a, a_centre) -> arrayMap(
+                (b, b_centre) -> (dotProduct(a, b) - a_centre - b_centre + centre_square) / spread, vectors, to_centre),
+                vectors, to_centre) AS products,
+            arraySum(judged.labels) AS positives,
+            if(empty(random), 0, greatest(5, judged_rows) / length(random)) AS random_cost,
+            judged_rows / 2 / positives AS positive_cost,
+            judged_rows / 2 / (judged_rows - positives + random_cost * length(random)) AS negative_cost,
+            arrayMap(
+                (label, row) -> least(5, if(label > 0.5, positive_cost, negative_cost * if(row > judged_rows, random_cost, 1))),
+                labels, arrayEnumerate(labels)) AS costs
+    ),
+    -- Every candidate fitted five times without a fifth of the rows, and once (fold 5) with all of them.
+    fits AS
+    (
+        SELECT
+            freedom,
+            fold,
+            arrayMap(
+                (row, z_row) -> arrayMap((product, z_column) -> freedom * product + z_row * z_column + 4, row, z),
+                products, z) AS kernel,
+            vdx_anchored_fit(kernel, prior, labels, arrayMap((cost, row) -> if(row % 5 = fold, 0., cost), costs, arrayEnumerate(costs)))
+                AS coefficients,
+            arrayMap((row, start) -> start + dotProduct(row, coefficients), kernel, prior) AS logits,
+            (labels, costs, z, judged_rows, slope, mean, deviation, spread, centre)::Tuple(
+                labels Array(Float64), costs Array(Float64), z Array(Float64), judged UInt64, slope Float64, mean Float64,
+                deviation Float64, spread Float64, centre Array(Float64)) AS sample
+        FROM samples
+        ARRAY JOIN arrayFilter(freedom -> freedom <= 0.9 * judged_rows * (positives > 0), [0., 1., 4., 16., 64.]) AS freedom
+        ARRAY JOIN range(6) AS fold
+    ),
+    candidates AS
+    (
+        SELECT
+            freedom,
+            any(sample) AS known,
+            anyIf(coefficients, fold = 5) AS coefficients,
+            arrayMap(pair -> pair.2, arraySort(groupArrayIf((fold, logits), fold < 5))) AS by_fold,
+            arrayMap(row -> by_fold[row % 5 + 1][row], arrayEnumerate(known.labels)) AS held_out,
+            arrayMap((logit, label, cost) -> cost * vdx_log_loss(logit, label), held_out, known.labels, known.costs) AS losses,
+            vdx_average_precision(known.labels, if(freedom = 0, known.z, held_out)) AS average_precision
+        FROM fits
+        GROUP BY freedom
+    ),
+    -- Up the ladder of freedoms as long as each step pays.
+    ladder AS
+    (
+        SELECT
+            arraySort(rung -> rung.1, groupArray((freedom, average_precision, losses, coefficients, held_out)))::Array(Tuple(
+                freedom Float64, average_precision Float64, losses Array(Float64), coefficients Array(Float64), held_out Array(Float64)))
+                AS rungs,
+            any(known) AS sample,
+            arrayFold(
+                (best, next) -> if(
+                    arrayMap(
+                        gains -> arraySum(gains) > sqrt(dotProduct(gains, gains)),
+                        [arrayMap((before, after) -> before - after, rungs.losses[best], rungs.losses[next])])[1]
+                    AND rungs.average_precision[next] > rungs.average_precision[best]
+                    AND rungs.average_precision[next] - rungs.average_precision[1] >=
+                        multiIf(rungs.freedom[next] <= 1, 0, rungs.freedom[next] <= sample.judged / 10, 0.03, 0.1),
+                    next, best),
+                arraySlice(arrayEnumerate(rungs), 2), toUInt32(1)) AS best
+        FROM candidates
+    ),
+    -- Platt's calibration of the labels' held-out logits, by Newton's method: 20 steps from slope 1 and offset 0.
+    calibrated AS
+    (
+        SELECT
+            sample,
+            rungs[best].freedom AS chosen_freedom,
+            rungs[best].coefficients AS coefficients,
+            rungs[best].average_precision AS average_precision,
+            rungs[1].average_precision AS text_average_precision,
+            arrayFold(
+                (line, step) -> vdx_platt_step(line, arraySlice(rungs[best].held_out, 1, sample.judged), arraySlice(sample.labels, 1, sample.judged)),
+                range(20), (1., 0., 0., 0., 0.))
+                ::Tuple(slope Float64, offset Float64, slope_variance Float64, covariance Float64, offset_variance Float64) AS platt
+        FROM ladder
+    ),
+    -- Back from coefficients to a weight and a bias.
+    linear AS
+    (
+        SELECT
+            *,
+            sample.slope AS slope, sample.mean AS mean, sample.deviation AS deviation, sample.spread AS spread, sample.centre AS centre,
+            arraySum(coefficients) AS total,
+            arrayReduce('sumForEach', arrayMap((vector, x) -> vector * x, arrayConcat(judged.vectors, random), coefficients)) AS mixed,
+            slope + dotProduct(sample.z, coefficients) AS text_slope,
+            if(chosen_freedom = 0, greatest(text_slope, slope / 10), text_slope) / deviation AS text_scale,
+            start.text * text_scale + (mixed - centre * total) * (chosen_freedom / spread) AS direction,
+            L2Norm(direction) AS size,
+            4 * total - 2 * slope - text_scale * mean - chosen_freedom / spread * (dotProduct(mixed, centre) - total * dotProduct(centre, centre))
+                AS offset
+        FROM calibrated
+    )
+SELECT
+    {concept:String} AS concept,
+    toUInt32(latest + 1) AS round,
+    if(chosen_freedom = 0, 'text kept', 'anchored') AS method,
+    (direction / size)::Array(Float32) AS weight,
+    greatest(platt.slope, 0.05) * size AS logit_scale,
+    greatest(platt.slope, 0.05) * offset + platt.offset AS bias,
+    (
+        size * size * platt.slope_variance,
+        size * (offset * platt.slope_variance + platt.covariance),
+        offset * offset * platt.slope_variance + 2 * offset * platt.covariance + platt.offset_variance
+    ) AS uncertainty,
+    toUInt32(sample.judged) AS labels,
+    chosen_freedom AS freedom,
+    -- Without a yes among the labels there is none.
+    if(isFinite(average_precision), average_precision, NULL)::Nullable(Float32) AS average_precision,
+    if(isFinite(text_average_precision), text_average_precision, NULL)::Nullable(Float32) AS text_average_precision,
+    assumeNotNull(start.model) AS model,
+    assumeNotNull(start.weights_hash) AS weights_hash,
+    now64(6) AS created_at
+FROM linear
+WHERE NOT throwIf(empty(judged.vectors), 'this concept has no labels yet: INSERT INTO labels (concept, image_id, positive) VALUES (...)');
