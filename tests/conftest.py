@@ -20,9 +20,10 @@ import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from vdx_udf import engine
-from vdx_udf.commands import load
+from vdx_udf.commands import load, target
 from vdx_udf.commands.shell import Session
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 ENGINES = ("embedded", "server", "docker")
@@ -49,7 +50,7 @@ def engine_of(request, tmp_path_factory):
     if kind == "embedded":
         layout = Layout.embedded(folder)
         list(install(layout, "vdx-tiny", options=options))
-        yield layout, lambda: engine.connect_embedded(layout.state), ("--prefix", layout.state)
+        yield layout, lambda: target.connect_embedded(layout.state), ("--prefix", layout.state)
         stop_encoder(layout)
     else:
         from tests.server import suite

@@ -153,7 +153,7 @@ def receive(read):
 
 
 class Frames:
-    """Takes the service's answer apart: see the protocol in vdx_udf/encoder/service.py."""
+    """Takes the service's answer apart: see the protocol in vdx_udf/encoder/conversation.py."""
 
     def __init__(self):
         self._frame = bytearray()

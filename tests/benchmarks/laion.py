@@ -16,7 +16,8 @@ import numpy as np
 
 from tests.benchmarks.run import QUICK, RESULTS, Comparisons, _line, _machine, plot
 from tests.stand_ins import laion_shard
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 
 SIZES = (20_000,) if QUICK else (50_000, 100_000, 200_000)
 WORDS = ["a", "photo", "of", "the", "old", "house", "by", "lake", "dog", "cat", "woman", '"quoted"', "isn't", "über", "日本"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from vdx_udf import engine
-from vdx_udf.commands import load, shell
-from vdx_udf.installer.install import Layout
+from vdx_udf.commands import load, shell, target
+from vdx_udf.installer.layout import Layout
 
 STRUCTURE = (
     "id Int64, url String, caption String, NSFW String, similarity Float32,"
@@ -22,13 +22,13 @@ STRUCTURE = (
 
 def schema(folder: Path, prefix: Path) -> None:
     """The bundle's tables, which are there before anything is loaded."""
-    engine.apply_schema(engine.connect_embedded(prefix), Layout.embedded(prefix).sql)
+    engine.apply_schema(target.connect_embedded(prefix), Layout.embedded(prefix).sql)
 
 
 def ours(folder: Path, prefix: Path) -> None:
     path = load.dataset_files(Layout.embedded(prefix).sql)["laion"]
     parameters = load.complete(path, {"path": str(folder), "model": "vdx-tiny", "index": "no"})
-    load.run(shell.Session(partial(engine.connect_embedded, prefix), parameters, "TabSeparated"), path)
+    load.run(shell.Session(partial(target.connect_embedded, prefix), parameters, "TabSeparated"), path)
 
 
 def prepare(folder: Path, prefix: Path) -> None:
@@ -47,7 +47,7 @@ def prepare(folder: Path, prefix: Path) -> None:
 
 def insert(folder: Path, prefix: Path) -> None:
     """The peer's second half: from CSV to the table."""
-    client = engine.connect_embedded(prefix)
+    client = target.connect_embedded(prefix)
     client.command(f"CREATE TABLE peer ({STRUCTURE}) ENGINE = MergeTree ORDER BY id")
     client.command(f"INSERT INTO peer SELECT * FROM file('{folder}/0.csv', CSV, '{STRUCTURE}')")
 

@@ -18,9 +18,11 @@ from tqdm import tqdm
 from tests.benchmarks import refinement_methods, refinement_sets
 from tests.benchmarks.refinement_user import LABELS_A_ROUND, ROUNDS, User, halves
 from tests.conftest import put
-from vdx_udf import engine, statements
+from vdx_udf import statements
+from vdx_udf.commands import target
 from vdx_udf.installer.bundle import bundle_folder, with_dimension
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 
 RESULTS = Path(__file__).parent / "results"
 HARD = 0.5  # average precision of text alone below which a concept is hard
@@ -38,7 +40,7 @@ def engine_with(pool: np.ndarray, folder: Path) -> refinement_methods.Pool:
     """An engine of its own whose `images` are the pool."""
     layout = Layout.embedded(folder / "prefix")
     list(install(layout, "vdx-tiny"))
-    client = engine.connect_embedded(layout.state)
+    client = target.connect_embedded(layout.state)
     for path in statements.sql_files(bundle_folder("sql")):
         for statement in statements.split_statements(with_dimension(path.read_text(), pool.shape[1])):
             client.command(statement)

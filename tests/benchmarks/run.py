@@ -28,6 +28,7 @@ from tqdm import tqdm
 from tests.benchmarks import roofline
 from tests.benchmarks.works import MODEL, Bench, captions, photos
 from vdx_udf import engine
+from vdx_udf.commands import target
 from vdx_udf.encoder.decoding import decode
 from vdx_udf.encoder.model import Clip
 from vdx_udf.installer.install import stop_encoder
@@ -153,7 +154,7 @@ def latency(bench: Bench, found: Comparisons) -> None:
     )  # fmt: skip
 
     pairs = []
-    clients = [engine.connect_embedded(bench.layout.state) for _ in range(16)]
+    clients = [target.connect_embedded(bench.layout.state) for _ in range(16)]
 
     def timed(client, text: str) -> float:
         began = time.perf_counter()

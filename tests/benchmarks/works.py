@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vdx_udf import engine
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.commands import target
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 
 MODEL = "ViT-B-32/random"
 PEER = Path(__file__).parent / "peer.py"
@@ -131,7 +132,7 @@ class Bench:
             script = layout.user_scripts / name
             script.write_text(f"#!{sys.executable}\n{PEER.read_text()}")
             script.chmod(0o755)
-        client = engine.connect_embedded(layout.state)
+        client = target.connect_embedded(layout.state)
         client.command("CREATE TABLE captions (name String, text String) ENGINE = Memory")
         client.command("CREATE TABLE vectors (v Array(Float32)) ENGINE = MergeTree ORDER BY tuple()")
         return Bench(layout, client)

@@ -14,7 +14,8 @@ import termios
 import pytest
 
 from tests.conftest import vdx
-from vdx_udf.installer.install import Layout, stop_encoder
+from vdx_udf.installer.install import stop_encoder
+from vdx_udf.installer.layout import Layout
 from vdx_udf.statements import split_statements
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from tests.conftest import ask, started, wait_for
 from vdx_udf.encoder.native import varint
-from vdx_udf.installer.install import Layout, install
+from vdx_udf.installer.install import install
+from vdx_udf.installer.layout import Layout
 
 COUNT = 10_000
 COLUMNS = ["source", "dataset", "bytes"]

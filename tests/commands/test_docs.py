@@ -188,7 +188,7 @@ def test_the_index_is_as_large_in_memory_as_the_sizing_says(fresh_tables):
 
 
 def test_the_models_figures_are_those_of_its_training_log():
-    from vdx_udf.encoder.model import TINY_FOLDER
+    from vdx_udf.encoder.model_name import TINY_FOLDER
 
     log = json.loads((TINY_FOLDER / "training.json").read_text())
     for name in ("colour_shape", "colour_shape_size", "colour_shape_size_texture"):

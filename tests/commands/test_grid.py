@@ -10,7 +10,8 @@ from tests.conftest import vdx
 from vdx_udf.commands.contact_sheet import LINE, MARGIN, MARKS, THUMBNAIL
 from vdx_udf.commands.grid import GridError, grid, through_sql
 from vdx_udf.encoder.image import ImageError, ImageSource
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import pytest
 import urllib3
 
 from tests.conftest import served, vdx, wait_for
-from vdx_udf.installer.install import Layout, install
+from vdx_udf.installer.install import install
+from vdx_udf.installer.layout import Layout
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 http = urllib3.PoolManager(retries=False)

@@ -19,7 +19,8 @@ from tests.commands.test_cli import Terminal
 from tests.conftest import Moments, vdx
 from vdx_udf.commands import load
 from vdx_udf.commands.load import LoadError
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 

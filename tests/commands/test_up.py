@@ -19,7 +19,8 @@ from clickhouse_driver import Client
 from tests import browser as browsers
 from tests.conftest import ask, free_ports, started, vdx, wait_for
 from vdx_udf.installer import explorer
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 
 http = urllib3.PoolManager(retries=False)
 FOREVER = "SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 1"
@@ -180,7 +181,7 @@ def test_a_second_one_is_one_sentence(up):
 
 
 def test_an_engine_in_use_is_one_sentence(layout):
-    holds = "from vdx_udf import engine; client = engine.connect_embedded(__import__('pathlib').Path({!r})); print('there', flush=True); input()"
+    holds = "from vdx_udf.commands import target; client = target.connect_embedded(__import__('pathlib').Path({!r})); print('there', flush=True); input()"
     command = [sys.executable, "-c", holds.format(str(layout.state))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "there\n"

@@ -19,7 +19,8 @@ from tests.encoder.test_service import VERSION, connected, serving
 from tests.encoder.test_worker import Worker, encoder_pid
 from vdx_udf.encoder.image import ImageError, ImageSource
 from vdx_udf.encoder.urls import UrlError, UrlRules, fetch
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 
 # Files
 

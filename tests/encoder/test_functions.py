@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from tests.conftest import needs, wait_for
 from vdx_udf import contract, settings
-from vdx_udf.encoder.model import TINY_FOLDER
+from vdx_udf.encoder.model_name import TINY_FOLDER
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 TEXTS = [
@@ -220,7 +220,8 @@ def test_a_tags_own_activation_is_obeyed(monkeypatch):
     ],
 )
 def test_a_model_that_does_not_exist_is_named(name, message):
-    from vdx_udf.encoder.model import Clip, ModelError
+    from vdx_udf.encoder.model import Clip
+    from vdx_udf.errors import ModelError
 
     with pytest.raises(ModelError) as error:
         Clip(name)

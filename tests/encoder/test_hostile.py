@@ -325,11 +325,11 @@ def test_texts_of_any_size_and_bytes(client, clip):
 @pytest.mark.parametrize("letters", ["a", "ab", "!?", "\u0301", "日", "x y ", "&amp;", "Ã©"])
 def test_a_text_that_is_cut_has_the_tokens_of_the_whole(letters):
     """open_clip's own tokeniser on the whole text, which for these takes no age."""
-    from vdx_udf.encoder.encoder import _readable
+    from vdx_udf.encoder.ways import readable
 
     tokenize, text = open_clip.get_tokenizer("ViT-B-32"), letters * (40_000 // len(letters))
-    assert (tokenize([text]) == tokenize([_readable(text.encode())])).all()
-    assert len(_readable(text.encode())) == MAX_TEXT
+    assert (tokenize([text]) == tokenize([readable(text.encode())])).all()
+    assert len(readable(text.encode())) == MAX_TEXT
 
 
 def test_no_file_of_this_repository_is_a_picture_by_accident():

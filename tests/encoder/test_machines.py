@@ -16,7 +16,8 @@ import pytest
 
 from tests.conftest import vdx
 from vdx_udf.encoder import processor
-from vdx_udf.installer.install import Layout, stop_encoder
+from vdx_udf.installer.install import stop_encoder
+from vdx_udf.installer.layout import Layout
 
 ROOT = Path(__file__).parents[2]
 LAPTOP = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -26,12 +27,12 @@ MASKS = {  # and which of bfloat16 and int8 are left
     "AVX512 without VNNI": ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, ("bfloat16",)),
     "AVX512 without BF16": ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, ("bfloat16", "int8")),
 }
-TESTS = ("test_model.py", "test_functions.py::test_lower_precisions_are_close_and_find_the_same")
+TESTS = ("encoder/test_model.py", "encoder/test_functions.py::test_lower_precisions_are_close_and_find_the_same")
 CHOSEN = "towers_compute or gate or chosen or weights_are or (lower_precisions and tiny)"
 SAYS = """
 import torch
-from vdx_udf.encoder import model, processor
-print(model.choose_precision("auto", torch.device("cpu")), *[name for name in processor.NEEDS if not processor.fault(name)])
+from vdx_udf.encoder import processor
+print(processor.choose_precision("auto", torch.device("cpu")), *[name for name in processor.NEEDS if not processor.fault(name)])
 """
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the masks are of x86-64 instructions")

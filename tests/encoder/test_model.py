@@ -18,9 +18,12 @@ from PIL import Image
 from tests.conftest import needs
 from vdx_udf.encoder import processor, towers
 from vdx_udf.encoder.decoding import decode
-from vdx_udf.encoder.model import TINY_FOLDER, Clip, ModelError, check_precision, choose_precision
+from vdx_udf.encoder.model import Clip
+from vdx_udf.encoder.model_name import TINY_FOLDER
 from vdx_udf.encoder.preprocess import Preprocess
+from vdx_udf.encoder.processor import check_precision, choose_precision
 from vdx_udf.encoder.towers import Block, ImageTower, TextTower
+from vdx_udf.errors import ModelError
 from vdx_udf.settings import JPEG_SCALE, PARITY, PRECISIONS, WEIGHTS_HASHES
 
 MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)

@@ -14,7 +14,8 @@ import transformers
 
 from tests.conftest import vdx
 from vdx_udf.encoder.model import Clip
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 
 TEXTS = [
     "a house by the lake", "ein Haus am See", "une maison au bord du lac", "дом у озера", "湖のほとりの家", "بيت على البحيرة",

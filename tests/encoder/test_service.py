@@ -21,11 +21,12 @@ import torch
 
 from tests.conftest import wait_for
 from vdx_udf import __version__, settings
-from vdx_udf.encoder import encoder as encoder_module
-from vdx_udf.encoder import native
-from vdx_udf.encoder.encoder import IMAGE, EncodeError, Encoder
+from vdx_udf.encoder import native, ways
+from vdx_udf.encoder.encoder import Encoder
 from vdx_udf.encoder.fair_pool import FairPool
+from vdx_udf.encoder.fair_queue import IMAGE
 from vdx_udf.encoder.image import ImageSource
+from vdx_udf.encoder.tickets import EncodeError
 from vdx_udf.encoder.urls import UrlRules
 from vdx_udf.settings import LABEL_SETS
 from vdx_udf.tiny.pictures import draw, sample_picture
@@ -153,7 +154,7 @@ def test_pictures_are_decoded_and_encoded_like_one_by_one(clip, encoder):
     vectors = encoder.submit_images("client", contents).vectors()
     alone = np.concatenate([clip.encode_images([clip.pixels(decode(c))]) for c in contents])
     assert np.allclose(vectors, alone, atol=1e-5)
-    assert (IMAGE, "x") not in encoder._cache
+    assert not encoder.ledger.is_known((IMAGE, "x"))
 
 
 def png(picture) -> bytes:
@@ -221,7 +222,7 @@ def test_large_pictures_are_decoded_one_at_a_time_and_like_others(clip, monkeypa
     encoder = Encoder(clip, ImageSource()).start()
     assert np.allclose(encoder.submit_images(1, [*contents, b"\xff none"]).outcomes()[0], expected[0], atol=1e-5)
     assert np.allclose(encoder.submit_images(2, contents).vectors(), expected, atol=1e-5)
-    assert not encoder._large.locked()
+    assert not encoder.pictures._large.locked()
 
 
 def test_work_that_raises_costs_its_pool_no_thread():
@@ -237,7 +238,7 @@ def test_memory_that_ends_between_two_steps_costs_its_row_and_hangs_none(clip, t
     path = tmp_path / "a.png"
     draw(sample_picture(np.random.default_rng(8))).save(path)
     encoder = Encoder(clip, ImageSource((tmp_path,))).start()
-    owner, name = (encoder_module, "_digest") if step == "digest" else (getattr(encoder, f"_{step}"), "submit")
+    owner, name = (ways, "digest") if step == "digest" else (getattr(encoder.pictures, step), "submit")
     plain, failures = getattr(owner, name), iter([MemoryError()])
 
     def failing(*arguments):

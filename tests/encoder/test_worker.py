@@ -17,7 +17,8 @@ import pytest
 from tests.conftest import wait_for
 from vdx_udf import contract
 from vdx_udf.encoder import native
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 
 
 class Worker:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.conftest import ask, served
 from vdx_udf.installer import grafana
-from vdx_udf.installer.install import Layout, install
+from vdx_udf.installer.install import install
+from vdx_udf.installer.layout import Layout
 
 # The encoder restarts between the second and the third sample: its counters begin at zero again.
 SAMPLES = {

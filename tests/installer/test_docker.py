@@ -18,7 +18,7 @@ from tests.conftest import wait_for
 from tests.server import image
 from vdx_udf import contract
 from vdx_udf.installer import explorer, grafana
-from vdx_udf.installer.install import Layout
+from vdx_udf.installer.layout import Layout
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

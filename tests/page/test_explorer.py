@@ -14,7 +14,8 @@ from tests.conftest import ask, served, started, vdx
 from tests.conftest import wait_for as settled
 from vdx_udf.commands.demo import CONCEPT, WANTED, shows
 from vdx_udf.installer import explorer
-from vdx_udf.installer.install import Layout, install
+from vdx_udf.installer.install import install
+from vdx_udf.installer.layout import Layout
 
 PICTURES = 1_500
 ARTEFACTS = Path("test-artefacts")  # screenshots, to be looked at

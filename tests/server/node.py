@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tests.conftest import free_ports
 from vdx_udf.commands import server
-from vdx_udf.installer.install import Layout, stop_encoder
+from vdx_udf.installer.install import stop_encoder
+from vdx_udf.installer.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tests.server import containers
 from tests.server.node import free_nodes
-from vdx_udf.installer.install import Layout, install
+from vdx_udf.installer.install import install
+from vdx_udf.installer.layout import Layout
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from tests.conftest import vdx, wait_for
 from tests.server.node import Node, free_nodes
 from vdx_udf import engine, settings
 from vdx_udf.commands.doctor import examine
-from vdx_udf.encoder.model import TINY_FOLDER
+from vdx_udf.encoder.model_name import TINY_FOLDER
 from vdx_udf.installer import live
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.statements import split_statements

@@ -17,7 +17,8 @@ from tests import stand_ins
 from tests.conftest import Moments, vdx, wait_for
 from tests.sql.test_sql import documented
 from tests.stand_ins import IMAGENETTE, laion_shard, photo_id
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 from vdx_udf.tiny.pictures import draw
 
 

@@ -9,7 +9,8 @@ from tests.conftest import vdx
 from tests.encoder.test_worker import Worker, encoder_pid
 from vdx_udf import contract
 from vdx_udf.errors import readable
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 
 
 def counters(client) -> tuple[dict, dict]:

@@ -547,6 +547,7 @@ def test_the_command_line_loads_a_folder_whose_name_is_no_pattern(tmp_path, cont
         done = vdx("load", "folder", folder, "--prefix", tmp_path / "prefix")
         assert "images\t1" in done.stdout
     finally:
-        from vdx_udf.installer.install import Layout, stop_encoder
+        from vdx_udf.installer.install import stop_encoder
+        from vdx_udf.installer.layout import Layout
 
         stop_encoder(Layout.embedded(tmp_path / "prefix"))

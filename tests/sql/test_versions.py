@@ -5,7 +5,8 @@ import pytest
 from tests.conftest import free_ports, vdx
 from tests.sql import versions
 from vdx_udf.commands.doctor import OLDEST
-from vdx_udf.installer.install import Layout, install
+from vdx_udf.installer.install import install
+from vdx_udf.installer.layout import Layout
 
 
 @pytest.fixture(scope="module")

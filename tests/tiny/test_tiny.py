@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from vdx_udf.encoder.model import TINY_FOLDER
+from vdx_udf.encoder.model_name import TINY_FOLDER
 from vdx_udf.tiny import train
 from vdx_udf.tiny.captions import FRAMES, Caption, caption, claim, facts, foil, truth
 from vdx_udf.tiny.evaluate import UNSEEN_FRAMES, evaluate

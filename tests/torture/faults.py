@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.conftest import wait_for
 from tests.torture.rig import Rig, comes_true, status
-from vdx_udf.encoder.model import TINY_FOLDER
+from vdx_udf.encoder.model_name import TINY_FOLDER
 from vdx_udf.installer.install import stop_encoder
 
 

@@ -15,7 +15,9 @@ from typing import Any
 
 from tests.torture.questions import Questions
 from vdx_udf import contract, engine
-from vdx_udf.installer.install import WORKER_CONFIG, Layout, install, stop_encoder
+from vdx_udf.commands import target
+from vdx_udf.installer.install import WORKER_CONFIG, install, stop_encoder
+from vdx_udf.installer.layout import Layout
 
 # Smaller pools and a shorter wait for a slot than installed, so that exhaustion shows soon.
 POOL = {"pool_size": 6, "max_command_execution_time": 2}
@@ -39,7 +41,7 @@ class Rig:
         self.questions = Questions(self.client, folder)
 
     def connect(self) -> Any:
-        return engine.connect_embedded(self.layout.state)
+        return target.connect_embedded(self.layout.state)
 
     # Processes
 

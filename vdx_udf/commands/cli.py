@@ -125,7 +125,7 @@ def serve(path, model: str, folders, idle_seconds, member, **service) -> None:
 
 def _layout(prefix: Path | None, config_dir: Path | None, data_dir: Path | None, user: str | None, client: Any = None):
     from vdx_udf.installer import live
-    from vdx_udf.installer.install import Layout
+    from vdx_udf.installer.layout import Layout
 
     if prefix and (config_dir or data_dir or client):
         raise click.UsageError("--prefix is for the embedded engine; --url, --config-dir and --data-dir are for a server")
@@ -183,7 +183,7 @@ def install(
         raise click.UsageError("--verify asks the server: name its --url")
     UrlRules(service["urls"])  # a rule with a mistake is said now, not by the first query
     if service["precision"] not in ("auto", "float32"):  # which every machine has
-        from vdx_udf.encoder.model import check_precision
+        from vdx_udf.encoder.processor import check_precision
 
         check_precision(service["precision"], service["devices"])
     layout = _layout(prefix, config_dir, data_dir, user, _client(None, url) if url else None)
@@ -249,10 +249,11 @@ def _ip_address(context: click.Context, option: click.Parameter, value: str) -> 
 def _client(prefix: Path | None, url: str | None):
     """A client of the engine that the options name."""
     from vdx_udf import engine
+    from vdx_udf.commands import target
 
     if prefix and url:
         raise click.UsageError("--prefix is for the embedded engine, --url for a server: name one")
-    return engine.connect_server(url) if url else engine.connect(prefix or engine.default_prefix())
+    return engine.connect_server(url) if url else target.connect(prefix or target.default_prefix())
 
 
 @main.command()
@@ -319,9 +320,9 @@ def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...])
     """Load a data set: run sql/datasets/NAME.sql, or a file of your own, with path = PATH and a progress bar."""
     from vdx_udf import engine
     from vdx_udf.commands import load as loading
-    from vdx_udf.commands import shell
+    from vdx_udf.commands import shell, target
 
-    folder = engine.sql_folder(prefix, url)
+    folder = target.sql_folder(prefix, url)
     files = loading.dataset_files(folder)
     path = files.get(name) or Path(name)
     if not path.is_file():
@@ -364,7 +365,7 @@ def _examine(client: Any) -> None:
 @click.option("--data", type=PATH, help="Prefix of the embedded engine.  [default: VDX_PREFIX, else demo-output/engine]")
 def up(port: int, native_port: int, listen: str, user: str | None, data: Path | None) -> None:
     """The explorer page and ClickHouse's own server, HTTP and native protocol, over a prefix."""
-    from vdx_udf import engine
+    from vdx_udf.commands import target
     from vdx_udf.commands.door import Door
     from vdx_udf.commands.up import serve
 
@@ -376,7 +377,7 @@ def up(port: int, native_port: int, listen: str, user: str | None, data: Path | 
     door = Door(port, native_port, listen, user, password)
     if door.is_open and not user:
         raise click.UsageError("--listen lets other machines in: name a --user, whose password is VDX_PASSWORD or asked for")
-    serve(data or engine.default_prefix(), door)
+    serve(data or target.default_prefix(), door)
 
 
 @main.command()

@@ -16,10 +16,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from vdx_udf import engine
-from vdx_udf.commands import server, terminal
+from vdx_udf.commands import server, target, terminal
 from vdx_udf.commands.contact_sheet import Cell, contact_sheet
 from vdx_udf.errors import VdxError
-from vdx_udf.installer.install import Layout, install, stop_encoder
+from vdx_udf.installer.install import install, stop_encoder
+from vdx_udf.installer.layout import Layout
 from vdx_udf.tiny.pictures import ATTRIBUTES, VALUES, Picture, draw, pair, sample_picture
 
 SEED = 7_000  # neither the training's nor the evaluation's
@@ -38,7 +39,7 @@ class Demo:
 
     def __init__(self, output: Path):
         self.output = output.absolute()
-        self.layout = Layout.embedded(self.output / engine.DEMO_PREFIX.name)
+        self.layout = Layout.embedded(self.output / target.DEMO_PREFIX.name)
         self.pictures_folder = self.output / "pictures"
         self.report: dict[str, Any] = {"pictures": []}
 
@@ -52,7 +53,7 @@ class Demo:
             raise VdxError(f"{self.output} holds other files than an earlier demo's: name another folder with --output")
         for _ in install(self.layout, "vdx-tiny"):
             pass
-        self.client = engine.connect_embedded(self.layout.state)
+        self.client = target.connect_embedded(self.layout.state)
         engine.apply_schema(self.client, self.layout.sql)
 
     def step(self, title: str) -> None:

@@ -7,8 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdx_udf.encoder.decoding import decode
-from vdx_udf.encoder.image import ImageError
 from vdx_udf.errors import USER_ERRORS, readable
 
 PICTURES = 20  # rows of a table that show their picture
@@ -43,6 +41,9 @@ def draw_table(names: Sequence[str], rows: Sequence[tuple], read: Callable[[str]
     from rich.console import Console
     from rich.table import Table
     from textual_image.renderable import Image as Shown
+
+    from vdx_udf.encoder.decoding import decode  # with Pillow, a tenth of a second that most statements need not wait for
+    from vdx_udf.encoder.image import ImageError
 
     table = Table("", *names)
     for place, row in enumerate(rows):

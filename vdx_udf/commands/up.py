@@ -12,7 +12,8 @@ from vdx_udf import engine
 from vdx_udf.commands import server
 from vdx_udf.commands.door import LOOPBACK, Door
 from vdx_udf.installer import explorer
-from vdx_udf.installer.install import Layout, add_page, installed_model
+from vdx_udf.installer.install import add_page, installed_model
+from vdx_udf.installer.layout import Layout
 
 
 def serve(prefix: Path, door: Door) -> None:

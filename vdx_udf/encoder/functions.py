@@ -15,9 +15,11 @@ import numpy as np
 from vdx_udf import contract, settings
 from vdx_udf.encoder import native
 from vdx_udf.encoder.decoding import check
-from vdx_udf.encoder.encoder import TEXT, EncodeError, Encoder, Ticket
+from vdx_udf.encoder.encoder import Encoder
+from vdx_udf.encoder.fair_queue import TEXT
 from vdx_udf.encoder.image import ImageError, shortened
 from vdx_udf.encoder.near import near
+from vdx_udf.encoder.tickets import EncodeError, Ticket
 
 log = logging.getLogger("vdx")
 Answers = Iterator[tuple[int, Callable[[], object]]]

@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -18,12 +17,11 @@ from torch import Tensor, nn
 
 from vdx_udf import settings
 from vdx_udf.encoder import processor
+from vdx_udf.encoder.model_name import SCHEMAS, full_name
 from vdx_udf.encoder.preprocess import Preprocess
 from vdx_udf.encoder.towers import ImageTower, TextTower
 from vdx_udf.errors import ModelError
 
-TINY_FOLDER = Path(__file__).parents[1] / "tiny" / "vdx-tiny"
-_SCHEMAS = ("hf-hub:", "local-dir:")
 _OPEN_CLIP_PRECISION = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _PROBE_TEXTS = ["", "a red circle", "an old man in a green coat feeds two dogs beside the lake on a cold morning, 1987"]
 log = logging.getLogger("vdx")
@@ -44,8 +42,8 @@ class Clip:
         self, name: str, precision: str = settings.PRECISION, device: str | None = None, weights_hash: str | None = None
     ):
         self.name = name
-        self.device = _device(device)
-        self.precision = choose_precision(precision, self.device)
+        self.device = processor.choose_device(device)
+        self.precision = processor.choose_precision(precision, self.device)
         self.streams = 2 if self.device.type == "cuda" else 1  # threads that may encode at a time
         try:
             model, tokenizer_name = _create(name, "float32")
@@ -98,7 +96,7 @@ class Clip:
         if texts and images:
             return texts, images
         if precision == "int8":  # which is for the towers above
-            precision = choose_precision("auto", self.device)
+            precision = processor.choose_precision("auto", self.device)
         if precision != "float32":
             model, _ = _create(self.name, precision)
         model = model.to(self.device)
@@ -144,49 +142,6 @@ class Clip:
         return _unit(self._images(_moved(torch.stack(pixels), self.device))).cpu().numpy()
 
 
-def _device(name: str | None) -> torch.device:
-    """The device of that name; none: the first GPU, else the CPU. Raises ModelError for one that is not here."""
-    gpus = torch.cuda.device_count()
-    try:
-        device = torch.device(name or ("cuda" if gpus else "cpu"))
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= gpus):
-        raise ModelError(f"device {name!r} is not here: write cpu, or cuda:N for one of this machine's {gpus} GPUs")
-    return device
-
-
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """`auto` becomes the fastest precision that the device computes in and that keeps a cosine of 0.999 to float32.
-
-    Raises ModelError for one that the device does not compute in.
-    """
-    if device.type == "cuda":
-        if wanted == "int8":
-            raise ModelError("int8 is for CPUs; on a GPU use float16, bfloat16 or float32")
-        return "float16" if wanted == "auto" else wanted
-    best = "bfloat16" if wanted != "float32" and processor.has_bfloat16_units() else "float32"
-    if wanted == "auto":
-        return best
-    if wanted == "float16":
-        raise ModelError(f"float16 is for GPUs; on this CPU use auto, which is {best} here")
-    if wanted != "float32" and (fault := processor.fault(wanted)):
-        raise ModelError(
-            f"{wanted} needs a CPU with {processor.NEEDS[wanted]} instructions, which this one lacks: {fault}; use auto, which"
-            f" is {best} here"
-        )
-    return wanted
-
-
-def check_precision(wanted: str, devices: Sequence[str]) -> None:
-    """Raises ModelError if one of the devices (none: the first GPU, else the CPU) does not compute in this precision.
-
-    A GPU need not be here yet: a container's image is built without one.
-    """
-    for name in devices or (None,):
-        choose_precision(wanted, torch.device("cuda") if name and name.startswith("cuda") else _device(name))
-
-
 def _moved(batch: Tensor, device: torch.device) -> Tensor:
     """On the device; through page-locked memory to a GPU, so that the copy runs beside another thread's computing."""
     return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
@@ -229,9 +184,8 @@ def _create(name: str, precision: str) -> tuple[nn.Module, str]:
 
 
 def _load(name: str, precision: str) -> tuple[nn.Module, str]:
-    if name == "vdx-tiny":
-        name = f"local-dir:{TINY_FOLDER}"
-    if name.startswith(_SCHEMAS):
+    name = full_name(name)
+    if name.startswith(SCHEMAS):
         with _Unfilled():
             return open_clip.create_model(name, precision=precision, require_pretrained=True), name
     architecture, slash, tag = name.rpartition("/")
@@ -289,16 +243,3 @@ def _hash(model: nn.Module) -> str:
         digest.update(key.encode())
         digest.update(value.detach().to("cpu", torch.bfloat16).contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def dimension_of(name: str) -> int:
-    """The embedding dimension a model's configuration states; loads no weights. Raises ModelError."""
-    name = f"local-dir:{TINY_FOLDER}" if name == "vdx-tiny" else name
-    config_name = name if name.startswith(_SCHEMAS) else name.rpartition("/")[0]
-    try:
-        config = open_clip.get_model_config(config_name)
-    except Exception as error:
-        raise ModelError(f"model {name!r}: its configuration cannot be read: {error}") from error
-    if config is None:
-        raise ModelError(f"model {name!r} is not known to open_clip; write ARCHITECTURE/TAG, for example ViT-B-32/openai")
-    return config["embed_dim"]

@@ -1,9 +1,11 @@
-"""What this machine's CPU computes in: the towers' matrix product is tried once in each precision and its result looked at.
+"""Which device the model is computed on, and in which precision.
 
+What the CPU computes in is tried: the towers' matrix product, once in each precision, and its result looked at.
 A list of the processor's features would not do, since it says nothing of the kernels: on a CPU without VNNI instructions
 the int8 product raises nothing and is wrong, because oneDNN adds its products in pairs of 16 bits there.
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -11,10 +13,54 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vdx_udf.encoder import towers
+from vdx_udf.errors import ModelError
 
 NEEDS = {"bfloat16": "AVX512 or AVX-NE-CONVERT (on ARM: BF16)", "int8": "VNNI or AMX"}
 _SHAPE = 32, 256, 64  # rows, inputs, outputs
 _TOLERANCE = 0.01  # of the exact value; bfloat16 rounds to 0.004
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; none: the first GPU, else the CPU. Raises ModelError for one that is not here."""
+    gpus = torch.cuda.device_count()
+    try:
+        device = torch.device(name or ("cuda" if gpus else "cpu"))
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= gpus):
+        raise ModelError(f"device {name!r} is not here: write cpu, or cuda:N for one of this machine's {gpus} GPUs")
+    return device
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """`auto` becomes the fastest precision that the device computes in and that keeps a cosine of 0.999 to float32.
+
+    Raises ModelError for one that the device does not compute in.
+    """
+    if device.type == "cuda":
+        if wanted == "int8":
+            raise ModelError("int8 is for CPUs; on a GPU use float16, bfloat16 or float32")
+        return "float16" if wanted == "auto" else wanted
+    best = "bfloat16" if wanted != "float32" and has_bfloat16_units() else "float32"
+    if wanted == "auto":
+        return best
+    if wanted == "float16":
+        raise ModelError(f"float16 is for GPUs; on this CPU use auto, which is {best} here")
+    if wanted != "float32" and (lacking := fault(wanted)):
+        raise ModelError(
+            f"{wanted} needs a CPU with {NEEDS[wanted]} instructions, which this one lacks: {lacking}; use auto, which"
+            f" is {best} here"
+        )
+    return wanted
+
+
+def check_precision(wanted: str, devices: Sequence[str]) -> None:
+    """Raises ModelError if one of the devices (none: the first GPU, else the CPU) does not compute in this precision.
+
+    A GPU need not be here yet: a container's image is built without one.
+    """
+    for name in devices or (None,):
+        choose_precision(wanted, torch.device("cuda") if name and name.startswith("cuda") else choose_device(name))
 
 
 @cache

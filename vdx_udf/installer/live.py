@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vdx_udf.errors import InstallError
-from vdx_udf.installer.install import Layout
+from vdx_udf.installer.layout import Layout
 
 # In this order: the functions' files are looked for where the configuration says.
 RELOAD = ("SYSTEM RELOAD CONFIG", "SYSTEM RELOAD FUNCTIONS")
