@@ -1,73 +1,84 @@
 # Everything here makes its own environment in .venv; no other step is needed.
-PYTHON ?= python3
-READY = .venv/.ready
-# Every package of the demo and the tests, with its version and the hashes of its files.
+# With TORCH_INDEX=https://download.pytorch.org/whl/cpu, torch comes without CUDA's libraries, 5 GB less.
+export PYTHON ?= python3
+export TORCH_INDEX
+# What the demo and the commands need, and what the tests need beside it: every package with its version and hashes.
+DEMO_LOCK = .ci/requirements-demo.txt
 LOCK = .ci/requirements.txt
+READY = .venv/.ready
+TESTABLE = .venv/.testable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-server test-versions lint docs torture bench bench-laion bench-refine bench-explorer bench-shards lock audit tiny clean
+.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-laion bench-refine bench-explorer bench-shards lock audit tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(READY): pyproject.toml $(LOCK)
-	$(PYTHON) -m venv .venv
-	@echo "setting up .venv: about 6 GB with torch, a minute or more"
-	.venv/bin/python -m pip install --disable-pip-version-check --require-hashes -r $(LOCK)
-	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+$(READY): pyproject.toml $(DEMO_LOCK)
+	@.ci/setup $(DEMO_LOCK)
+	@touch $@
+
+$(TESTABLE): pyproject.toml $(LOCK) | $(READY)
+	@.ci/setup $(LOCK)
 	@touch $@
 
 demo: $(READY)  ## load, search, label and refine on the embedded engine, offline; results in demo-output/
 	.venv/bin/vdx demo
 
-test: $(READY)  ## run the tests, two files at a time
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST = .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(TESTABLE)  ## run the tests, two files at a time (minutes)
+	$(PYTEST) -m "not long"
+
+test-all: $(TESTABLE)  ## run all tests, with those that take long and find the rare
+	$(PYTEST)
 
 SUITE = tests/sql/test_sql.py tests/encoder/test_functions.py tests/sql/test_refine.py tests/sql/test_curation.py tests/encoder/test_native.py tests/commands/test_load.py tests/sql/test_datasets.py
 
-test-server: $(READY)  ## run the server's tests and the SQL suite on containers of docker/; fails where no Docker engine answers
+test-server: $(TESTABLE)  ## run the server's tests and the SQL suite on containers of docker/; fails where no Docker engine answers
 	VDX_REQUIRE_DOCKER=1 .venv/bin/python -m pytest tests/server
 	VDX_REQUIRE_DOCKER=1 .venv/bin/python -m pytest --engine docker $(SUITE)
 
-test-versions: $(READY)  ## run every SQL object's example on the engines of earlier releases (5 minutes, 1 GB of downloads)
+test-versions: $(TESTABLE)  ## run every SQL object's example on the engines of earlier releases (5 minutes, 1 GB of downloads)
 	.venv/bin/python -m tests.sql.versions
 
-docs: $(READY)  ## build the reference documentation in docs-output/
+docs: $(TESTABLE)  ## build the reference documentation in docs-output/
 	.venv/bin/python -m vdx_udf.commands.reference docs-output/pages
 	.venv/bin/sphinx-build -C -W -q -D extensions=myst_parser -D myst_heading_anchors=3 -D project=vdx-udf docs-output/pages docs-output/html
 	@echo "docs-output/html/index.html"
 
-lint: $(READY)  ## check style
+lint: $(TESTABLE)  ## check style
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-torture: $(READY)  ## faults, load and hostile input, the long form (45 minutes); table in tests/benchmarks/results/
+torture: $(TESTABLE)  ## faults, load and hostile input, the long form (45 minutes); table in tests/benchmarks/results/
 	FUZZ_EXAMPLES=20000 .venv/bin/python -m pytest tests/encoder/test_hostile.py
 	.venv/bin/python -m tests.torture
 
-bench: $(READY)  ## measure; results in tests/benchmarks/results/
+bench: $(TESTABLE)  ## measure; results in tests/benchmarks/results/
 	.venv/bin/python -m tests.benchmarks.run
 
-bench-laion: $(READY)  ## measure loading LAION's files against the published recipe (7 minutes, 9 GB of memory)
+bench-laion: $(TESTABLE)  ## measure loading LAION's files against the published recipe (7 minutes, 9 GB of memory)
 	.venv/bin/python -m tests.benchmarks.laion
 
-bench-refine: $(READY)  ## measure refinement with a simulated user (7 minutes); DATA=rows.parquet TEXTS=texts.parquet for another set
+bench-refine: $(TESTABLE)  ## measure refinement with a simulated user (7 minutes); DATA=rows.parquet TEXTS=texts.parquet for another set
 	.venv/bin/python -m tests.benchmarks.refinement $(if $(DATA),--data $(DATA) --texts $(TEXTS))
 
-bench-explorer: $(READY)  ## measure the explorer page in a browser over 25,000 pictures (5 minutes)
+bench-explorer: $(TESTABLE)  ## measure the explorer page in a browser over 25,000 pictures (5 minutes)
 	.venv/bin/python -m tests.benchmarks.explorer
 
-bench-shards: $(READY)  ## measure index builds and searches by rows and by shards (12 minutes)
+bench-shards: $(TESTABLE)  ## measure index builds and searches by rows and by shards (12 minutes)
 	.venv/bin/python -m tests.benchmarks.shards
 
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 	printf 'hatchling\neditables\n' | uv pip compile pyproject.toml - --extra test --universal --python-version 3.10 --upgrade \
 		--generate-hashes --custom-compile-command "make lock" --quiet --output-file $(LOCK)
+	printf 'hatchling\neditables\n' | uv pip compile pyproject.toml - --constraint $(LOCK) --universal --python-version 3.10 \
+		--generate-hashes --custom-compile-command "make lock" --quiet --output-file $(DEMO_LOCK)
 
 audit:  ## look the pinned versions up among the known vulnerabilities (needs pip-audit and the network)
 	pip-audit --requirement $(LOCK) --no-deps --disable-pip
 
-tiny: $(READY)  ## train the bundled model again from its seed (about 28 minutes on 2 cores)
+tiny: $(TESTABLE)  ## train the bundled model again from its seed (about 28 minutes on 2 cores)
 	.venv/bin/python -m vdx_udf.tiny.train
 
 clean:  ## remove the environment and the demo's output

@@ -6,7 +6,7 @@ set -euo pipefail
 home=$1 config_dir=$2 data_dir=$3 init_dir=$4 model=$5 owner=${6:-}
 mkdir -p "$home/data" "$data_dir/user_files" "$init_dir"
 ln -sfn "$data_dir/user_files" "$home/data/user_files"
-"$home/venv/bin/vdx" install --config-dir "$config_dir" --data-dir "$home/data" --model "$model" ${owner:+--user "$owner"}
+"$home/venv/bin/vdx" install --config-dir "$config_dir" --data-dir "$home/data" --model "$model" --no-download ${owner:+--user "$owner"}
 cp "$home"/data/vdx_udf/sql/*.sql "$init_dir/"
 cp -r "$data_dir/user_files/vdx_explorer" "$home/page"
 printf '%s\n' "$data_dir/user_files/vdx_explorer" >"$home/page.place"

@@ -160,20 +160,21 @@ def _places(command):
 @_service
 @click.option("--allow", "folders", type=PATH, multiple=True,
               help="Folder that encode_image(path) may read; repeatable.  [default: user_files; --prefix: any]")  # fmt: skip
+@click.option("--no-download", is_flag=True, help="Leave fetching the weights to the first query.")
 @click.option("--no-paths", is_flag=True, help="No path may be read: pictures come as bytes.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, write nothing.")
 @click.option("--overwrite", is_flag=True, help="Also files that somebody else changed.  [default: ask]")
 @click.option("--verify", is_flag=True, help="Then run the statements that reload, and vdx doctor.")
 def install(
-    prefix, config_dir, data_dir, user, url, model: str, folders, no_paths: bool, dry_run: bool, overwrite: bool, verify: bool,
-    **service,
+    prefix, config_dir, data_dir, user, url, model: str, folders, no_download: bool, no_paths: bool, dry_run: bool,
+    overwrite: bool, verify: bool, **service,
 ) -> None:  # fmt: skip
     """Lay the bundle into a server's folders or into one prefix for the embedded engine."""
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
     from vdx_udf.encoder.urls import UrlRules
     from vdx_udf.errors import readable
-    from vdx_udf.installer import live
+    from vdx_udf.installer import live, weights
     from vdx_udf.installer.install import changed_since, render
     from vdx_udf.installer.install import install as lay
 
@@ -194,6 +195,8 @@ def install(
     if asks and (changed := changed_since(layout, render(layout, model, options))):
         click.echo("changed by somebody since vdx install wrote them, or not written by it:")
         overwrite = click.confirm("\n".join([*map(str, changed), "overwrite them?"]), abort=True)
+    if not (dry_run or no_download):
+        weights.fetch(layout, model, service["precision"], service["weights_hash"])
     for action, path in lay(layout, model, dry_run, options, overwrite):
         click.echo(f"{action}  {path}")
     if dry_run:
@@ -378,6 +381,17 @@ def up(port: int, native_port: int, listen: str, user: str | None, data: Path | 
     if door.is_open and not user:
         raise click.UsageError("--listen lets other machines in: name a --user, whose password is VDX_PASSWORD or asked for")
     serve(data or target.default_prefix(), door)
+
+
+@main.command("open")
+@click.argument("folder", type=PATH)
+@click.option("--model", default=settings.model_name, show_default="VDX_MODEL, else " + settings.DEFAULT_MODEL)
+@click.option("--port", type=click.IntRange(1, 65535), default=8123, show_default=True)
+def open_(folder: Path, model: str, port: int) -> None:
+    """Your own pictures in the explorer: sets up, fetches the weights, loads what is new of FOLDER, serves the page."""
+    from vdx_udf.commands.open import open_folder
+
+    open_folder(folder, model, port)
 
 
 @main.command()

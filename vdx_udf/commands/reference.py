@@ -1,7 +1,8 @@
-"""The reference documentation, written from what the product itself says: `python -m vdx_udf.commands.reference FOLDER`.
+"""The reference documentation, written from what the product itself says: `python -m vdx_udf.commands.reference`.
 
 Functions from the contract, pool settings with the reasons that the XML states, SQL objects from the comments above them,
-commands from their own help, defaults from settings.py, the README as the first page. `make docs` turns them into HTML.
+commands from their own help, defaults from settings.py, into docs/reference. With a folder it copies there what `make docs`
+turns into HTML.
 """
 
 import inspect
@@ -21,6 +22,7 @@ from vdx_udf.installer.bundle import bundle_folder
 from vdx_udf.statements import sql_files
 
 ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
 _CREATED = re.compile(r"^CREATE (?:OR REPLACE )?(?:MATERIALIZED )?(FUNCTION|TABLE|VIEW) (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 _DEFAULT = re.compile(r"^([A-Z][A-Z_]+) = (.+?)(?:  # (.*))?$")
 
@@ -87,13 +89,13 @@ def sql(title: str, paths: list[Path]) -> str:
 def commands() -> str:
     parts = ["# Commands\n"]
     for name, command in sorted(main.commands.items()):
-        context = click.Context(command, info_name=f"vdx {name}")
+        context = click.Context(command, info_name=f"vdx {name}", terminal_width=100)
         parts.append(f"## `vdx {name}`\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts) + "\n"
 
 
 def defaults() -> str:
-    parts = ["# Defaults\n\nEach stands in `vdx_udf/settings.py` alone.\n\n| name | value | why |\n|---|---|---|"]
+    parts = ["# Settings\n\nEach stands in `vdx_udf/settings.py` alone.\n\n| name | value | why |\n|---|---|---|"]
     above: list[str] = []
     for line in inspect.getsource(settings).splitlines():
         if line.startswith("# "):
@@ -109,27 +111,36 @@ def defaults() -> str:
     return "\n".join(parts) + "\n"
 
 
-def write(folder: Path) -> None:
-    """Writes the pages into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+def pages() -> dict[str, str]:
+    """The pages of docs/reference, by name."""
     source = bundle_folder("sql")
-    pages = {
+    return {
         "functions": functions(),
         "sql": sql("SQL objects", sql_files(source)),
         "datasets": sql("Data sets", sql_files(source / "datasets")),
         "cluster": sql("On a cluster", sql_files(source / "cluster")),
         "commands": commands(),
-        "defaults": defaults(),
-        "changelog": (ROOT / "CHANGELOG.md").read_text(),
+        "settings": defaults(),
     }
-    listed = "\n".join(pages)
-    pages["index"] = f"{(ROOT / 'README.md').read_text()}\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"
-    for name, text in pages.items():
-        (folder / f"{name}.md").write_text(text)
-    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", pages["index"]):
-        (folder / picture).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / picture, folder / picture)
+
+
+def assemble(folder: Path) -> None:
+    """Copies everything that `make docs` builds: the README as the first page, docs/, the changelog and the pictures shown."""
+    shutil.copytree(ROOT / "docs", folder / "docs", dirs_exist_ok=True)
+    shutil.copy(ROOT / "CHANGELOG.md", folder)
+    listed = "\n".join(sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.md")))
+    readme = (ROOT / "README.md").read_text()
+    (folder / "index.md").write_text(f"{readme}\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n")
+    for page in folder.rglob("*.md"):
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text()):
+            place = (page.parent / picture).resolve()
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / place.relative_to(folder.resolve()), place)
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    if len(sys.argv) > 1:
+        assemble(Path(sys.argv[1]))
+    else:
+        for name, text in pages().items():
+            (REFERENCE / f"{name}.md").write_text(text)

@@ -3,6 +3,7 @@
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from vdx_udf.installer.install import add_page, installed_model
 from vdx_udf.installer.layout import Layout
 
 
-def serve(prefix: Path, door: Door) -> None:
-    """Serves until it is interrupted. Raises InstallError, ServerError."""
+def serve(prefix: Path, door: Door, ready: Callable[[str], None] = lambda url: None) -> None:
+    """Serves until it is interrupted; calls `ready` with its address once it answers. Raises InstallError, ServerError."""
     layout = Layout.embedded(prefix)
     installed_model(layout)
     if there := server.address(layout.server_config):
@@ -36,6 +37,7 @@ def serve(prefix: Path, door: Door) -> None:
         click.echo(f"explorer: http://{door.names[0]}:{door.port}{explorer.URL}/")
         if door.native_port:
             click.echo(f"native protocol: {door.names[0]}:{door.native_port}")
+        ready(url)
         threading.Thread(target=_warm, args=(url,), daemon=True).start()
         process.wait()
         raise server.ServerError(f"the server has ended: {server.why_ended(layout.server_config)}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vdx_udf import settings
 from vdx_udf.encoder import processor
+from vdx_udf.encoder.hub import cached_first
 from vdx_udf.encoder.model_name import SCHEMAS, full_name
 from vdx_udf.encoder.preprocess import Preprocess
 from vdx_udf.encoder.towers import ImageTower, TextTower
@@ -51,7 +52,7 @@ class Clip:
             raise ModelError(f"model {name!r} cannot be loaded: {error}") from error
         with ThreadPoolExecutor(1) as beside:  # hashing takes as long as packing
             digest = beside.submit(_hash, model)
-            self._tokenize = open_clip.get_tokenizer(tokenizer_name)
+            self._tokenize = cached_first(name, lambda: open_clip.get_tokenizer(tokenizer_name))
             self._trims = _can_trim(model)
             self.preprocess = Preprocess(model.visual.preprocess_cfg)
             self.logit_scale = float(model.logit_scale.exp().item())
@@ -179,7 +180,7 @@ class _ModuleImages:
 
 def _create(name: str, precision: str) -> tuple[nn.Module, str]:
     """The model on the CPU, ready for inference, and the name that gives its tokeniser."""
-    model, tokenizer_name = _load(name, _OPEN_CLIP_PRECISION[precision])
+    model, tokenizer_name = cached_first(name, lambda: _load(name, _OPEN_CLIP_PRECISION[precision]))
     return model.eval().requires_grad_(False), tokenizer_name
 
 

@@ -4,6 +4,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+from vdx_udf.encoder.hub import cached_first
 from vdx_udf.errors import ModelError
 
 TINY_FOLDER = Path(__file__).parents[1] / "tiny" / "vdx-tiny"
@@ -33,7 +34,7 @@ def _config(name: str) -> Path:
     if name.startswith("hf-hub:"):
         from huggingface_hub import hf_hub_download
 
-        return Path(hf_hub_download(name.removeprefix("hf-hub:"), _CONFIG))
+        return Path(cached_first(name, lambda: hf_hub_download(name.removeprefix("hf-hub:"), _CONFIG)))
     architecture = name.rpartition("/")[0]
     # Where open_clip keeps those that it knows; find_spec does not import it.
     path = Path(find_spec("open_clip").origin).parent / "model_configs" / f"{architecture}.json"

@@ -85,7 +85,7 @@ def _worker_config(layout: Layout, model: str, options: Sequence[str]) -> dict:
         "log": str(layout.run / "encoder.log"),
         "start_seconds": settings.START_SECONDS,
         "serve": serve,
-        "environment": {} if layout.data else {"HF_HOME": str(layout.models)},
+        "environment": layout.environment,
     }
 
 

@@ -64,6 +64,11 @@ class Layout:
         return self.state / "models"
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What the encoder service's environment has beside the caller's: a server's has its own cache of weights."""
+        return {} if self.data else {"HF_HOME": str(self.models)}
+
+    @property
     def sql(self) -> Path:
         return self.state / "sql"
 
