@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import put
-from tests.sql.test_sql import documented, states_its_purpose
+from tests.sql.conftest import documented, states_its_purpose
 from vdx_udf import settings
 from vdx_udf.commands import load, sizing
 from vdx_udf.commands.cli import main

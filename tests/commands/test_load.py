@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.test_cli import Terminal
+from tests.commands.conftest import Terminal
 from tests.conftest import Moments, vdx
 from vdx_udf.commands import load
 from vdx_udf.commands.load import LoadError

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import ask, free_ports, vdx
-from tests.installer.test_weights import environment, nowhere
+from tests.installer.conftest import environment, nowhere
 from vdx_udf.commands.open import prefix_of
 from vdx_udf.installer.install import stop_encoder
 from vdx_udf.installer.layout import Layout

@@ -85,7 +85,7 @@ def test_it_ends_with_the_server_and_all_that_was_written(layout, sent):
         ask(url, f"INSERT INTO labels (concept, image_id, positive) VALUES ('{sent}', 1, true)")
         with running(url, FOREVER):
             process.send_signal(sent)
-            assert process.wait(30) == 0
+            assert process.wait() == 0
         assert not is_running(child)
         for port in (int(url.rpartition(":")[2]), native_port):
             with socket.socket() as probe:
@@ -112,7 +112,7 @@ def test_a_killed_parent_takes_the_server_with_it(layout):
 def test_a_server_that_ends_is_said_so(layout):
     with started(layout.state) as (process, *_):
         os.kill(child_of(process), signal.SIGKILL)
-        assert process.wait(30) == 1
+        assert process.wait() == 1
         assert process.stderr.read() == "Error: the server has ended: it was killed\n"
 
 
@@ -304,7 +304,7 @@ def test_other_machines_are_let_in_with_a_password_only(layout, other_machine):
     with started(layout.state, *options, VDX_PASSWORD="secret") as (_, local, native_port):
         url = local.replace("127.0.0.1", here)
         command = [*there, sys.executable, "-c", FROM_OUTSIDE, url, here, str(native_port)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True)
         answers = json.loads(done.stdout or done.stderr)
         assert set(answers[:8]) <= {"Code: 194", "Code: 516", 194, 516}  # asks for a password, or knows no such pair
         assert answers[8:] == ["ann\n", [[512]]]
@@ -331,7 +331,7 @@ def test_the_explorer_signs_in_from_another_machine(layout, other_machine, brows
     here, there = other_machine
     with started(layout.state, "--listen", listen, "--user", "ann", VDX_PASSWORD="secret") as (_, local, _):
         command = [*there, sys.executable, "-c", SIGN_IN, local.replace("127.0.0.1", here)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.stdout.splitlines()[-1:] == ["signed in"], done.stderr  # after what the page said on the way
 
 

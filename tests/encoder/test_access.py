@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import vdx
-from tests.encoder.test_service import VERSION, connected, serving
-from tests.encoder.test_worker import Worker, encoder_pid
+from tests.encoder.conftest import VERSION, Worker, connected, encoder_pid, serving
 from vdx_udf.encoder.image import ImageError, ImageSource
 from vdx_udf.encoder.urls import UrlError, UrlRules, fetch
 from vdx_udf.installer.install import install, stop_encoder

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.conftest import wait_for
-from tests.encoder.test_service import VERSION, asked, connected, frame, serving, threads
+from tests.encoder.conftest import VERSION, asked, connected, frame, serving, threads
 from vdx_udf import contract
 from vdx_udf.encoder import native
 from vdx_udf.encoder.decoding import decode

@@ -9,9 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +18,8 @@ import pytest
 import torch
 
 from tests.conftest import wait_for
-from vdx_udf import __version__, settings
+from tests.encoder.conftest import VERSION, asked, connected, frame, ready, serving, threads
+from vdx_udf import settings
 from vdx_udf.encoder import native, ways
 from vdx_udf.encoder.encoder import Encoder
 from vdx_udf.encoder.fair_pool import FairPool
@@ -33,7 +32,6 @@ from vdx_udf.tiny.pictures import draw, sample_picture
 
 VECTOR = native.parse_type("Array(Float32)")
 INFORMATION = native.parse_type("Map(String, String)")
-VERSION = __version__.encode()
 
 
 @pytest.fixture
@@ -317,37 +315,6 @@ def served(tmp_path):
         process.stderr.close()
 
 
-def ready(process: subprocess.Popen) -> str:
-    """The service's line that says it accepts connections."""
-    line = process.stderr.readline()
-    assert "ready: model vdx-tiny" in line, line + process.stderr.read()
-    return line
-
-
-def connected(tmp_path, hello: bytes = b"vdx/2 encode_text %s vdx-tiny\n" % VERSION) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(tmp_path / "e.sock"))
-    connection.sendall(hello)
-    return connection
-
-
-def frame(connection: socket.socket) -> tuple[bytes, bytes]:
-    head = b""
-    while len(head) < 5:
-        head += received(connection, 5 - len(head))
-    body, size = b"", int.from_bytes(head[1:], "little")
-    while len(body) < size:
-        body += received(connection, size - len(body))
-    return head[:1], body
-
-
-def received(connection: socket.socket, size: int) -> bytes:
-    """Some bytes, at most so many."""
-    piece = connection.recv(size)
-    assert piece, "the service closed the connection"
-    return piece
-
-
 def test_a_second_instance_refuses_to_start_and_the_socket_is_private(served, tmp_path):
     first = served()
     ready(first)
@@ -381,11 +348,6 @@ def ask_now_and_then(folder: Path, idle: float, started: float) -> tuple[socket.
             raise
         return None
     return connection, last
-
-
-def asked(connection: socket.socket) -> socket.socket:
-    connection.sendall(b"".join(native.write_block([("text", native.String(), [b"a star"])], 1)))
-    return connection
 
 
 def test_it_stops_when_idle_and_not_before(served, tmp_path):
@@ -431,18 +393,6 @@ def test_a_stranger_is_told_what_is_spoken_here(served_once, hello, sentence):
     assert sentence in body.decode()
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[subprocess.Popen]:
-    """A service with the bundled model on a socket in this folder; its log is read no further than that it is ready."""
-    command = [sys.executable, "-m", "vdx_udf", "serve", "--socket", str(folder / "e.sock"), "--model", "vdx-tiny"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            ready(process)
-            yield process
-        finally:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
 def served_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
@@ -471,11 +421,6 @@ def test_garbage_on_one_connection_leaves_the_others_alone(served_once):
         vectors = list(pool.map(honest, range(20)))
     assert set(broken) == {b"X"}
     assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
-
-
-def threads(folder) -> int:
-    pid = int((folder / "e.lock").read_text())
-    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 def test_connections_that_are_reset_leave_no_thread_behind(served_once):

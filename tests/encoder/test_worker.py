@@ -5,9 +5,7 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -15,63 +13,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import wait_for
-from vdx_udf import contract
+from tests.encoder.conftest import Worker, encoder_pid
 from vdx_udf.encoder import native
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.installer.layout import Layout
-
-
-class Worker:
-    """A worker process with its pipes; `ask` sends a block and returns the answer's rows."""
-
-    def __init__(self, scripts: Path, function: str = "encode_text", python: str | None = None, close_fds: bool = True):
-        script = str(scripts / function)
-        command = [python, "-I", "-S", script] if python else [script]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, close_fds=close_fds)
-        self.stream = native.Stream(self.process.stdout.read)
-        self.returns = native.parse_type(contract.FUNCTIONS[function].returns)
-
-    def send(self, values: list[bytes]) -> None:
-        block = b"".join(native.write_block([("text", native.String(), values)], len(values)))
-        sent = memoryview(block)
-        while sent:
-            sent = sent[self.process.stdin.write(sent) :]
-
-    def receive(self, rows: int) -> list[np.ndarray]:
-        answer: list[np.ndarray] = []
-        while len(answer) < rows:
-            (column,) = native.read_block(self.stream, [self.returns])
-            answer += list(column.rows())
-        assert len(answer) == rows
-        return answer
-
-    def receive_some(self) -> int:
-        """The number of rows of the next block of the answer."""
-        return len(native.read_block(self.stream, [self.returns])[0])
-
-    def ask(self, values: list[bytes]) -> list[np.ndarray]:
-        """Sends and receives at the same time, as ClickHouse does: no buffer on the way holds a large block."""
-        sender = threading.Thread(target=self.send, args=(values,))
-        sender.start()
-        answer = self.receive(len(values))
-        sender.join()
-        return answer
-
-    def ends(self) -> int:
-        return self.process.wait()
-
-    def last_words(self) -> str:
-        return self.process.stderr.read().decode()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            pipe.close()
 
 
 @pytest.fixture
@@ -81,10 +26,6 @@ def own_layout(tmp_path):
     list(install(layout, "vdx-tiny"))
     yield layout
     stop_encoder(layout)
-
-
-def encoder_pid(layout: Layout) -> int:
-    return int((layout.run / "encoder.lock").read_text())
 
 
 def test_a_worker_starts_the_service_and_answers(own_layout):

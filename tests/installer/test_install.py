@@ -19,7 +19,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.commands.test_cli import Terminal
+from tests.commands.conftest import Terminal
 from tests.conftest import vdx
 from vdx_udf import contract, settings
 from vdx_udf.encoder.model_name import TINY_FOLDER

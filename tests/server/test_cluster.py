@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import vdx
 from tests.server.conftest import SYNCHRONOUS, rows_of, single_database
-from tests.sql.test_sql import states_its_purpose
+from tests.sql.conftest import states_its_purpose
 from vdx_udf.commands.doctor import examine
 from vdx_udf.commands.reference import sql_objects
 from vdx_udf.installer import cluster as cluster_schema

@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 
 from tests import stand_ins
 from tests.conftest import Moments, vdx, wait_for
-from tests.sql.test_sql import documented
+from tests.sql.conftest import documented
 from tests.stand_ins import IMAGENETTE, laion_shard, photo_id
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.installer.layout import Layout

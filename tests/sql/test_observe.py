@@ -6,7 +6,7 @@ import signal
 import time
 
 from tests.conftest import vdx
-from tests.encoder.test_worker import Worker, encoder_pid
+from tests.encoder.conftest import Worker, encoder_pid
 from vdx_udf import contract
 from vdx_udf.errors import readable
 from vdx_udf.installer.install import install, stop_encoder

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from tests.benchmarks.refinement_sets import unit
 from tests.conftest import put
-from tests.sql.test_sql import exact
+from tests.sql.conftest import exact
 
 CONCEPT = "wanted"
 

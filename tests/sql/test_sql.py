@@ -1,16 +1,13 @@
 """The SQL files: tables, searches, zero-shot labels and refinement, against numpy and torch on the same vectors."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from tests.conftest import PICTURES
-from vdx_udf import engine, settings, statements
-from vdx_udf.commands.reference import sql_objects
-from vdx_udf.installer.bundle import bundle_folder
+from tests.sql.conftest import documented, exact, states_its_purpose
+from vdx_udf import engine, settings
 
 SEARCHES = {
     "search_text(query = 'a red circle', k = 9)": "encode_text('a red circle')",
@@ -33,18 +30,6 @@ def places(loaded, drawn) -> dict:
     )
     vector = loaded.query("SELECT encode_text('a green star')").result_rows[0][0]
     return {"picture": drawn[0] / "0007.png", "vector": vector, "id": nearest[0][0], "next": nearest[1][0]}
-
-
-def exact(client, target: str, leave_out: tuple[int, ...] = (), where: str = "1") -> list[int]:
-    """The 9 nearest ids by brute force in numpy."""
-    rows = client.query(f"SELECT id, vector FROM images WHERE {where}").result_rows
-    if not rows:
-        return []
-    vectors = np.array([row[1] for row in rows], np.float32)
-    query = np.array(client.query(f"SELECT {target}").result_rows[0][0], np.float32)
-    distances = 1 - vectors @ query / np.linalg.norm(query)
-    order = [rows[i][0] for i in np.argsort(distances, kind="stable")]
-    return [id for id in order if id not in leave_out][:9]
 
 
 @pytest.mark.parametrize("search", SEARCHES)
@@ -225,16 +210,6 @@ def test_refining_without_a_start_or_labels_says_what_to_do(loaded):
     loaded.command("INSERT INTO classifiers SELECT * FROM start_concept(concept = 'bare', prompt = 'a star')")
     with pytest.raises(Exception, match="this concept has no labels yet: INSERT INTO labels"):
         loaded.query("SELECT * FROM fit(concept = 'bare', steps = 5, learning_rate = 0.1)")
-
-
-def documented(place: str = "") -> list[tuple[str, str, str]]:
-    """(kind, name, the comment above it) of every object that the SQL files of a folder, or one file, create."""
-    files = statements.sql_files(bundle_folder("sql") / place)
-    return [(found.kind, found.name, found.comment) for path in files for found in sql_objects(path)]
-
-
-def states_its_purpose(name: str, comment: str) -> bool:
-    return bool(re.match(rf"{name}(\([\w, ]*\))?: [A-Za-z].*[.:]", comment.replace("\n", " ")))
 
 
 @pytest.mark.parametrize(("kind", "name", "comment"), documented(), ids=lambda value: value if value.isidentifier() else "")
