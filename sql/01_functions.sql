@@ -10,6 +10,25 @@ CREATE OR REPLACE FUNCTION vdx_is_picture AS (path) -> lower(extract(path, '\\.(
     'jpg', 'jpeg', 'jpe', 'jfif', 'mpo', 'png', 'apng', 'webp', 'gif', 'bmp', 'dib', 'tif', 'tiff', 'avif', 'avifs',
     'jp2', 'j2k', 'jpf', 'jpx', 'jpc', 'j2c', 'pnm', 'ppm', 'pgm', 'pbm', 'pfm', 'ico', 'tga', 'icb', 'vda', 'vst', 'heic', 'heif', 'hif', 'jxl');
 
+-- vdx_is_other_model(model, weights_hash, encoder): whether a row's vector is of other weights than the encoder's, a tuple of both. Rows
+-- that came without a hash go by the model's name.
+-- Example: SELECT vdx_is_other_model('vdx-tiny', 'abc', ('vdx-tiny', 'def'))
+CREATE OR REPLACE FUNCTION vdx_is_other_model AS (model, weights_hash, encoder) ->
+    weights_hash != encoder.2 AND (weights_hash != '' OR model != encoder.1);
+
+-- vdx_refusal(held, encoder): why vectors are not compared, and what to do.
+-- Example: SELECT vdx_refusal('1 vectors of vdx-tiny (weights abc)', ('vdx-tiny', 'def'))
+CREATE OR REPLACE FUNCTION vdx_refusal AS (held, encoder) -> format(
+    'images holds {}, but the encoder runs {} (weights {}), and vectors of different models do not compare: install the other'
+    || ' model with vdx install, or load the pictures again and DELETE FROM images WHERE weights_hash != ''{}''',
+    held, encoder.1, encoder.2, encoder.2);
+
+-- vdx_comparable(model, weights_hash, encoder): true for a row whose vector is of the encoder's weights; otherwise an error.
+-- Example: SELECT vdx_comparable('vdx-tiny', 'abc', ('vdx-tiny', 'abc'))
+CREATE OR REPLACE FUNCTION vdx_comparable AS (model, weights_hash, encoder) -> NOT throwIf(
+    vdx_is_other_model(model, weights_hash, encoder),
+    vdx_refusal('vectors of other weights (SELECT * FROM held_models)', encoder));
+
 -- vdx_literal(path): a path as a glob that matches it, whatever signs of globs its name holds; WHERE startsWith(_path, path) leaves
 -- out what else that matches.
 -- Example: SELECT vdx_literal('/pictures/who?')

@@ -401,24 +401,27 @@ FROM
 GROUP BY model, weights_hash
 HAVING images > 0;
 
--- comparable: one row where every image has the encoder's own model, with the number of hidden rows, both of which a search asks for
--- at once; otherwise an error that says what to do.
+-- encoder_weights: the model and the weights of the encoder, as images notes them.
+-- Example: SELECT model, weights_hash FROM encoder_weights
+CREATE OR REPLACE VIEW encoder_weights AS
+SELECT info['model'] AS model, info['weights_hash'] AS weights_hash
+FROM (SELECT encoder_info() AS info);
+
+-- comparable: one row where every image has the encoder's own model; otherwise an error that says what to do. For what compares all
+-- images with the encoder's vectors; the searches look at their hits alone (vdx_comparable).
 -- Example: SELECT encode_text('a red circle') FROM comparable
 CREATE OR REPLACE VIEW comparable AS
-WITH (
-    SELECT (any(encoder_info()), groupArrayIf(
-        format('{} vectors of {} (weights {})', toString(images), if(model = '', 'a model that is not named', model),
-            if(weights_hash = '', 'unknown', weights_hash)),
-        weights_hash != encoder_info()['weights_hash'] AND (weights_hash != '' OR model != encoder_info()['model'])))
-    FROM held_models
-    SETTINGS apply_deleted_mask = 1
-) AS found
-SELECT 1 AS yes, hidden
-FROM hidden_rows
-WHERE NOT throwIf(notEmpty(found.2), format(
-    'images holds {}, but the encoder runs {} (weights {}), and vectors of different models do not compare: install the other'
-    || ' model with vdx install, or load the pictures again and DELETE FROM images WHERE weights_hash != ''{}''',
-    arrayStringConcat(found.2, ', '), found.1['model'], found.1['weights_hash'], found.1['weights_hash']));
+WITH
+    (SELECT (model, weights_hash) FROM encoder_weights) AS encoder,
+    (
+        SELECT groupArray(format('{} vectors of {} (weights {})', toString(images), if(model = '', 'a model that is not named', model),
+            if(weights_hash = '', 'unknown', weights_hash)))
+        FROM held_models
+        WHERE vdx_is_other_model(model, weights_hash, encoder)
+        SETTINGS apply_deleted_mask = 1
+    ) AS others
+SELECT 1 AS yes
+WHERE NOT throwIf(notEmpty(others), vdx_refusal(arrayStringConcat(others, ', '), encoder));
 
 -- labels: a person's judgements, append-only; the latest of a concept and image counts.
 -- Example: INSERT INTO labels (concept, image_id, positive) VALUES ('house by the lake', 42, true)

@@ -122,23 +122,38 @@ def test_vectors_of_another_model_are_not_compared(loaded):
         " SELECT 'x', 'old', 'ViT-B-32/openai', 'abc', encode_text('a')"
     )
     wanted = (
-        r"images holds 1 vectors of ViT-B-32/openai \(weights abc\), but the encoder runs vdx-tiny \(weights \w+\), and vectors of"
+        r"images holds {}, but the encoder runs vdx-tiny \(weights \w+\), and vectors of"
         r" different models do not compare: install the other model with vdx install, or load the pictures again and DELETE FROM"
         r" images WHERE weights_hash != '(\w+)'"
     )
+    a_hit, all_of_them = (
+        r"vectors of other weights \(SELECT \* FROM held_models\)",
+        r"1 vectors of ViT-B-32/openai \(weights abc\)",
+    )
     ((one,),) = loaded.query("SELECT id FROM images WHERE dataset = 'rare' LIMIT 1").result_rows
-    for search in (
-        "search_text(query = 'a', k = 3)", "search_vector(vector = encode_text('a'), k = 3)",
-        f"search_id(image_id = {one}, k = 3)", "search_text_excluding(query = 'a', exclude = [], k = 3)",
-        "search_text_where(query = 'a', dataset = '', attribute = '', value = '', k = 3)",
-        "zero_shot(labels = ['a', 'b'], template_set = 'default')",
+    for search, held in (
+        ("search_text(query = 'a', k = 3)", a_hit), ("search_vector(vector = encode_text('a'), k = 3)", a_hit),
+        ("search_image(image = (SELECT bytes FROM picture(source = (SELECT any(source) FROM images WHERE dataset = 'rare'))), k = 301)", a_hit),
+        (f"search_id(image_id = {one}, k = 301)", a_hit), ("search_text_excluding(query = 'a', exclude = [], k = 3)", a_hit),
+        ("search_text_where(query = 'a', dataset = '', attribute = '', value = '', k = 3)", all_of_them),
+        ("zero_shot(labels = ['a', 'b'], template_set = 'default')", all_of_them),
     ):  # fmt: skip
-        with pytest.raises(Exception, match=wanted) as caught:
+        with pytest.raises(Exception, match=wanted.format(held)) as caught:
             loaded.query(f"SELECT * FROM {search}")
+    # A search whose hits all compare goes on, and so do all where newer rows replaced those of the other model.
+    assert len(loaded.query(f"SELECT * FROM search_id(image_id = {one}, k = 3)").result_rows) == 3
     from vdx_udf.errors import readable
 
     assert readable(caught.value).startswith("images holds 1 vectors of ViT-B-32/openai")
     assert readable(caught.value).endswith("'")
+    loaded.command(
+        "INSERT INTO inbox (dataset, source, bytes) SELECT 'old', 'x', bytes FROM picture(source = (SELECT any(source) FROM images WHERE dataset = 'rare'))"
+    )
+    assert loaded.query(
+        "SELECT model, count() FROM images WHERE dataset = 'old' GROUP BY model ORDER BY model"
+    ).result_rows == [("ViT-B-32/openai", 1), ("vdx-tiny", 1)]
+    assert len(loaded.query("SELECT * FROM search_text(query = 'a', k = 301)").result_rows) == 301
+    assert loaded.query("SELECT count() FROM zero_shot(labels = ['a', 'b'], template_set = 'default')").result_rows == [(301,)]
     loaded.command("DELETE FROM images WHERE weights_hash = 'abc'")
     assert len(loaded.query("SELECT * FROM search_text(query = 'a', k = 3)").result_rows) == 3
 
@@ -147,8 +162,10 @@ def test_vectors_whose_weights_nobody_noted_compare_by_their_models_name(loaded)
     loaded.command("INSERT INTO images (source, dataset, model, vector) SELECT 'x', 'imported', 'vdx-tiny', encode_text('a')")
     assert len(loaded.query("SELECT * FROM search_text(query = 'a', k = 3)").result_rows) == 3
     loaded.command("INSERT INTO images (source, dataset, vector) SELECT 'y', 'imported', encode_text('a')")
-    with pytest.raises(Exception, match=r"images holds 1 vectors of a model that is not named \(weights unknown\)"):
+    with pytest.raises(Exception, match="images holds vectors of other weights"):
         loaded.query("SELECT * FROM search_text(query = 'a', k = 3)")
+    with pytest.raises(Exception, match=r"images holds 1 vectors of a model that is not named \(weights unknown\)"):
+        loaded.query("SELECT * FROM comparable")
 
 
 # A folder

@@ -1,4 +1,4 @@
-"""What the service counts; encoder_info() answers it, the views of sql/11_observe.sql read it."""
+"""What the service counts; encoder_info() answers it, the views of sql/12_observe.sql read it."""
 
 import threading
 

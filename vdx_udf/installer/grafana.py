@@ -20,7 +20,7 @@ COLUMNS, WIDTH, HEIGHT = 3, 8, 8  # Grafana's grid is 24 wide
 
 def panels() -> list[tuple[str, str]]:
     """Title and query of every panel, as the view dashboard_panels has them; read from its file, without an engine."""
-    text = (bundle_folder("sql") / "12_dashboard.sql").read_text()
+    text = (bundle_folder("sql") / "13_dashboard.sql").read_text()
     return re.findall(r"^\('([^']+)', \$\$(.*?)\$\$\)", text, re.DOTALL | re.MULTILINE)
 
 
