@@ -38,7 +38,7 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that none of two workers is left with one of them at the end."""
-    longest = ("test_torture", "test_package", "test_load", "test_datasets")
+    longest = ("test_torture", "test_package", "test_load", "test_datasets", "test_rows", "test_explorer")
     items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
 
 

@@ -21,6 +21,8 @@ from vdx_udf.encoder.native import varint
 from vdx_udf.installer.install import install
 from vdx_udf.installer.layout import Layout
 
+pytestmark = pytest.mark.long
+
 COUNT = 10_000
 COLUMNS = ["source", "dataset", "bytes"]
 

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.conftest import vdx
 
 
+@pytest.mark.long
 def test_the_demo_shows_what_it_promises(tmp_path):
     done = vdx("demo", "--output", tmp_path / "out", "--quick")
     report = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -302,6 +302,7 @@ def broken_in_ten_ways(good: bytes) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.long
 def test_ten_thousand_pictures_of_which_three_percent_are_broken(run_file, fresh_tables, tmp_path):
     rng = np.random.default_rng(13)
     contents = [png(rng, tmp_path / f"{n:05}.png") for n in range(0, 9_700, 10)]
@@ -327,6 +328,7 @@ def test_ten_thousand_pictures_of_which_three_percent_are_broken(run_file, fresh
 # A stop in the middle
 
 
+@pytest.mark.long
 def test_kill_in_the_middle_twenty_times(prefix, tmp_path):
     """SIGKILL at a random moment of a load, of the whole process group, every third time of the encoder too."""
     rng = np.random.default_rng(14)

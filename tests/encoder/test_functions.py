@@ -305,6 +305,7 @@ def test_encoder_info_tells_what_the_contract_lists(client, layout):
     assert client.query("SELECT count(), uniqExact(encoder_info()['pid']) FROM numbers(100000)").result_rows == [(100000, 1)]
 
 
+@pytest.mark.long
 def test_a_million_rows_through_a_materialised_view_arrive_in_order(client):
     for statement in (
         "DROP TABLE IF EXISTS lines", "DROP TABLE IF EXISTS line_embeddings", "DROP VIEW IF EXISTS embed_lines",

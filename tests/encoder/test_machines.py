@@ -35,7 +35,10 @@ from vdx_udf.encoder import processor
 print(processor.choose_precision("auto", torch.device("cpu")), *[name for name in processor.NEEDS if not processor.fault(name)])
 """
 
-pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the masks are of x86-64 instructions")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the masks are of x86-64 instructions"),
+]
 
 
 def run(*command: object, mask: dict[str, str]) -> str:

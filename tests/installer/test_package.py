@@ -45,6 +45,7 @@ def test_the_wheel_carries_what_is_installed_and_shown(wheel):
         assert {f"vdx_udf/{inside}/{path.relative_to(ROOT / folder)}" for path in files} <= names
 
 
+@pytest.mark.long
 def test_an_empty_environment_runs_the_demo(wheel, tmp_path):
     """As `pipx install vdx-udf && vdx demo --quick` does, with the versions that the tests use."""
     venv.create(tmp_path / "env", with_pip=True)

@@ -18,6 +18,8 @@ from vdx_udf.installer.cluster import ON_CLUSTER
 from vdx_udf.statements import split_statements
 from vdx_udf.tiny.pictures import draw, pair, sample_picture
 
+pytestmark = pytest.mark.long
+
 PICTURES = 600
 PROMPT = "a red circle and a blue square"
 PAIRS = ((("red", "circle"), ("blue", "square")), (("blue", "circle"), ("red", "square")))  # the wanted and the swapped

@@ -16,6 +16,8 @@ from vdx_udf.commands.doctor import examine
 from vdx_udf.installer import explorer
 from vdx_udf.tiny.pictures import draw, sample_picture
 
+pytestmark = pytest.mark.long
+
 
 def ask(server, statement: str, **parameters: object) -> list[str]:
     """The lines of an HTTP answer in TabSeparated; a failure's text raises."""

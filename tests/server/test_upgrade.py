@@ -16,6 +16,8 @@ from vdx_udf.installer import live
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.statements import split_statements
 
+pytestmark = pytest.mark.long
+
 BEFORE_VERSIONS = Path(__file__).parent.parent / "data" / "schema_before_versions.sql"  # as of the first loaders
 
 

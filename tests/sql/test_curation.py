@@ -243,6 +243,7 @@ def test_search_quality_is_recall_against_brute_force(fresh_tables):
     assert fresh_tables.query("SELECT ef_search FROM ef_search_for(recall = 1.01, share = 1)").result_rows == [(None,)]
 
 
+@pytest.mark.long
 def test_the_refinement_benchmark_runs_on_a_set_from_outside(tmp_path):
     import pyarrow as pa
     from pyarrow import parquet

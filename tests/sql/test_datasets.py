@@ -193,6 +193,7 @@ def test_long_laion_shards_keep_their_rows_together(laion, client, tmp_path):
     assert all(row[3] == f"caption {row[0]}" for row in rows if row[0] % 3 != 2)
 
 
+@pytest.mark.long
 def test_a_laion_load_can_be_killed_at_any_moment(tmp_path):
     layout = Layout.embedded(tmp_path / "prefix")
     list(install(layout, "vdx-tiny"))
@@ -312,6 +313,7 @@ def test_unsplash_from_files_and_every_published_query(run_file, fresh_tables, t
         client.query("SELECT * FROM unsplash_similar(photo_id = 'nobody', k = 3)")
 
 
+@pytest.mark.long
 def test_unsplash_from_urls_that_ask_for_a_small_size(web, tmp_path):
     base, asked = web
     folder = tmp_path / "unsplash"

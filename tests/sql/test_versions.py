@@ -15,6 +15,7 @@ def oldest(tmp_path_factory):
     return versions.environment(versions.ENGINES[0], tmp_path_factory.mktemp("oldest") / "site")
 
 
+@pytest.mark.long
 def test_every_objects_example_runs_on_the_oldest_clickhouse(oldest, tmp_path, drawn):
     outcome = versions.check(oldest, tmp_path, drawn[0])
     assert tuple(map(int, outcome.version.split(".")[:2])) == OLDEST

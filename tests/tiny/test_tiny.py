@@ -36,6 +36,7 @@ def test_unseen_pictures_and_wordings_reach_the_targets_and_the_log_says_so():
     assert sum(path.stat().st_size for path in TINY_FOLDER.iterdir()) < 15 << 20
 
 
+@pytest.mark.long
 def test_the_same_seed_trains_the_same_model(tmp_path):
     """The whole script, a few steps of it: the weights depend on nothing but the seed."""
     for seed, folder in ((1, "one"), (1, "again"), (2, "other")):

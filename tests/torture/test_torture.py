@@ -4,9 +4,13 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.torture.faults import CATALOGUE
 
 
+@pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_no_fault_gives_a_wrong_row_loses_one_or_goes_without_a_sentence(tmp_path):
     amounts = ("--repeat", "1", "--queries", "300", "--minutes", "0.3", "--rows", "20000", "--steps", "60")
     command = [sys.executable, "-m", "tests.torture", *amounts, "--output", str(tmp_path)]
