@@ -5,7 +5,7 @@
 --   vdx load laion '/data/laion/img_emb/img_emb_{0..9}.npy' --param index=no
 -- parameter: path  a folder of shards, or a glob of their img_emb files; the other two lie beside them or in text_emb/ and metadata/
 -- parameter: model = ViT-B-32/openai  the model that made the embeddings
--- parameter: index = yes  no: leave the two vector indexes for another time
+-- parameter: index = yes  no: leave the two vector indexes for another load, which says yes; merges build none until then
 -- A client other than vdx load is told image_file, text_file, metadata_file and shard as well, once for each shard.
 
 -- laion: one row per picture and caption, columns as published. The row's number in its shard is its id.
@@ -150,7 +150,10 @@ ALTER TABLE laion ATTACH PARTITION {model:String} FROM laion_loading;
 
 TRUNCATE TABLE laion_loading;
 
+-- Without indexes wanted, merges go on writing none: two graphs of many rows in the background would take all cores for minutes.
+-- for each: SELECT 1 AS wanted WHERE {index:String} = 'yes'
 ALTER TABLE laion RESET SETTING materialize_skip_indexes_on_merge;
+-- end
 
 -- One build a load. While less than a tenth is new, searching that part without an index is quicker than new graphs.
 -- for each: SELECT 1 AS due FROM system.parts WHERE active AND database = currentDatabase() AND table = 'laion' HAVING {index:String} = 'yes' AND sumIf(rows, secondary_indices_compressed_bytes = 0) * 10 > sum(rows)

@@ -73,6 +73,7 @@ def test_laion_goes_in_byte_for_byte_and_in_its_order(laion, client, embedded_pi
         assert [row[column] for row in rows] == [value or "" for value in table[name].to_pylist()]
     assert np.array_equal(np.array([row[5] for row in rows], np.float32), images.astype(np.float16).astype(np.float32))
     assert np.array_equal(np.array([row[6] for row in rows], np.float32), texts.astype(np.float16).astype(np.float32))
+    assert "materialize_skip_indexes_on_merge" not in client.command("SHOW CREATE TABLE laion")
     assert laion(tmp_path)[1] == "1\t300\t300\t0\t0"
     assert client.query("SELECT count() FROM laion").result_rows == [(300,)]
 
@@ -186,6 +187,7 @@ def test_long_laion_shards_keep_their_rows_together(laion, client, tmp_path):
     images, texts = (rng.standard_normal((count, 512), dtype=np.float32) for _ in range(2))
     laion_shard(tmp_path, 0, images, texts, [f"caption {n}" for n in range(count)], nested=False)
     assert laion(tmp_path, index="no")[1] == f"1\t{count}\t{count}\t0\t0"
+    assert "materialize_skip_indexes_on_merge = 0" in client.command("SHOW CREATE TABLE laion"), "merges would build them"
     rows = client.query("SELECT id, image_embedding[1], text_embedding[512], caption FROM laion ORDER BY id").result_rows
     assert [row[0] for row in rows] == list(range(count))
     assert np.array_equal([row[1] for row in rows], images[:, 0].astype(np.float16).astype(np.float32))
