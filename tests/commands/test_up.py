@@ -298,6 +298,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.long
 def test_other_machines_are_let_in_with_a_password_only(layout, other_machine):
     here, there = other_machine
     options = ("--listen", here, "--user", "ann")
@@ -326,6 +327,7 @@ with browser.started() as chromium:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("listen", ["0.0.0.0", "198.51.100.1"])
 def test_the_explorer_signs_in_from_another_machine(layout, other_machine, browser, listen):
     here, there = other_machine
@@ -335,6 +337,7 @@ def test_the_explorer_signs_in_from_another_machine(layout, other_machine, brows
         assert done.stdout.splitlines()[-1:] == ["signed in"], done.stderr  # after what the page said on the way
 
 
+@pytest.mark.long
 def test_with_other_addresses_come_other_pages(layout):
     """And this machine's own programs need no password."""
     here = own_address()

@@ -481,6 +481,7 @@ def test_several_devices_answer_behind_one_socket(group, clip, tmp_path):
     assert processes == {b"%d" % pid for pid in members(tmp_path)}
 
 
+@pytest.mark.long
 def test_a_group_stops_when_all_its_members_are_idle(served, tmp_path):
     for idle in (4, 40, 400):
         started, process = time.monotonic(), served("--device", "cpu", "--device", "cpu", "--idle-seconds", str(idle))

@@ -239,6 +239,7 @@ def test_uninstall_leaves_data_and_strangers_files(tmp_path):
     assert (done.returncode, "nothing of vdx-udf is installed here" in done.stderr) == (1, True)
 
 
+@pytest.mark.long
 def test_another_model_takes_effect_at_once(tmp_path):
     """A service that still ran with the old model would answer with its vectors, silently."""
     layout = Layout.embedded(tmp_path / "engine")
@@ -340,15 +341,29 @@ def test_the_sql_files_state_the_settings_index():
     )
 
 
-def test_the_lock_file_pins_what_the_package_asks_for():
-    """Every dependency, at a version that it admits, with hashes."""
-    pinned: dict[str, set[str]] = {}
-    lock = (ROOT / ".ci" / "requirements.txt").read_text()
+def pinned(lock: str) -> dict[str, set[str]]:
+    """A lock file's versions by package; some have one for each Python."""
+    found: dict[str, set[str]] = {}
     for name, version in re.findall(r"^([\w.-]+)==([^ ]+)", lock, re.MULTILINE):
-        pinned.setdefault(canonicalize_name(name), set()).add(version)
-    for line in (*requires("vdx-udf"), "hatchling"):
+        found.setdefault(canonicalize_name(name), set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize(("lock", "has_tests"), [("requirements.txt", True), ("requirements-demo.txt", False)])
+def test_the_lock_files_pin_what_the_package_asks_for(lock, has_tests):
+    """Every dependency, at a version that it admits, with hashes."""
+    text = (ROOT / ".ci" / lock).read_text()
+    found = pinned(text)
+    for line in (*requires("vdx-udf"), "hatchling", "editables"):
         wanted = Requirement(line)
-        found = pinned[canonicalize_name(wanted.name)]
-        assert all(wanted.specifier.contains(version) for version in found), (line, found)
-    assert all("--hash=sha256:" in block for block in re.split(r"^(?=[\w.-]+==)", lock, flags=re.MULTILINE)[1:])
-    assert not re.search(r"https?://|--index|file:", lock)
+        if has_tests or not wanted.marker:
+            versions = found[canonicalize_name(wanted.name)]
+            assert all(wanted.specifier.contains(version) for version in versions), (line, versions)
+    assert ("pytest" in found) == has_tests
+    assert all("--hash=sha256:" in block for block in re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:])
+    assert not re.search(r"https?://|--index|file:", text)
+
+
+def test_the_demo_runs_on_the_versions_that_the_tests_use():
+    demo, tests = (pinned((ROOT / ".ci" / name).read_text()) for name in ("requirements-demo.txt", "requirements.txt"))
+    assert all(versions <= tests[name] for name, versions in demo.items())

@@ -12,6 +12,7 @@ from vdx_udf.encoder.model_name import TINY_FOLDER, dimension_of
 MODEL = "hf-hub:people/their-clip"
 
 
+@pytest.mark.long
 def test_install_fetches_them_with_a_progress_bar_and_asks_no_hub_again(tmp_path):
     install = ("install", "--prefix", tmp_path / "engine", "--model", MODEL)
     with hub() as (address, asked):

@@ -327,7 +327,7 @@ def test_a_concept_travels_as_one_row(world, tmp_path, kind):
         assert [str(world.rows(statement)) for statement in tables] == before
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
 def test_the_threshold_holds_what_it_promises(fresh_tables, seed):
     """Relevance drawn from known probabilities: the interval at the threshold holds the true precision."""
     rng = np.random.default_rng(seed)
