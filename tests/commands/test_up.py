@@ -140,6 +140,7 @@ def test_a_prefix_without_a_bundle_is_said_so(tmp_path):
     assert f"no bundle is installed in {tmp_path / 'nothing'}: run `vdx install --prefix" in done.stderr
 
 
+@pytest.mark.long
 def test_no_native_port_is_opened_when_none_is_wanted(layout):
     with started(layout.state, "--native-port", "0") as (_, url, native_port):
         assert ask(url, "SELECT 1") == [[1]]
@@ -147,6 +148,7 @@ def test_no_native_port_is_opened_when_none_is_wanted(layout):
             assert probe.connect_ex(("127.0.0.1", native_port)) != 0
 
 
+@pytest.mark.long
 def test_a_prefix_of_an_earlier_bundle_gets_the_page(tmp_path):
     """They laid none into a prefix; what is added goes with the rest."""
     layout = installed(tmp_path / "prefix")

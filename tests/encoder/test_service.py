@@ -468,6 +468,7 @@ def group(served, tmp_path):
     return process
 
 
+@pytest.mark.long
 def test_several_devices_answer_behind_one_socket(group, clip, tmp_path):
     expected = clip.encode_texts(["a star"])[0]
     processes = set()
@@ -496,6 +497,7 @@ def test_a_group_stops_when_all_its_members_are_idle(served, tmp_path):
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", ["member", "group"])
 def test_a_group_ends_as_a_whole(group, tmp_path, victim):
     wait_for(lambda: len(members(tmp_path)) == 2)

@@ -300,6 +300,7 @@ def test_an_owner_needs_root_and_receives_the_files(tmp_path):
     assert {p.owner() for p in (layout.run, layout.user_scripts / "encode_text", layout.config)} == {"nobody"}
 
 
+@pytest.mark.long
 def test_a_wheel_carries_the_whole_bundle(tmp_path):
     """What pip installs, not only a checkout: built, unpacked elsewhere, and run from there."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
