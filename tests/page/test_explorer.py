@@ -1,6 +1,7 @@
 """The explorer page in a real browser, over the demo's data, through `vdx up`."""
 
 import json
+import os
 import re
 from pathlib import Path
 from urllib.request import urlopen
@@ -16,6 +17,7 @@ from vdx_udf.commands.demo import CONCEPT, WANTED, shows
 from vdx_udf.installer import explorer
 from vdx_udf.installer.install import install
 from vdx_udf.installer.layout import Layout
+from vdx_udf.tiny.pictures import draw, sample_picture
 
 PICTURES = 1_500
 ARTEFACTS = Path("test-artefacts")  # screenshots, to be looked at
@@ -424,6 +426,31 @@ def test_an_empty_database_says_what_to_do(browser, tmp_path):
     list(install(Layout.embedded(tmp_path), "vdx-tiny"))
     with served(tmp_path) as address, opened(browser, address) as page:
         assert "vdx load folder" in page.inner_text("#empty")
+
+
+def test_names_that_are_no_utf8_show_their_own_pictures(browser, tmp_path):
+    """Both read the same on the page."""
+    layout, files = Layout.embedded(tmp_path / "engine"), {}
+    list(install(layout, "vdx-tiny"))
+    rng = np.random.default_rng(31)
+    for name in (b"\xff.png", b"\xfe.png"):
+        files[bytes(tmp_path) + b"/" + name] = picture = draw(sample_picture(rng))
+        picture.save(os.fsdecode(bytes(tmp_path) + b"/" + name))
+    with served(layout.state) as address:
+        for path in files:
+            ask(address, f"INSERT INTO inbox (source) VALUES (unhex('{path.hex()}'))")
+        with opened(browser, address) as page:
+            search(page, "a star")
+            wait_for_pictures(page, 2)
+            seen = page.evaluate(
+                """[...document.querySelectorAll('#grid img')].map((image) => {
+                    const canvas = Object.assign(document.createElement('canvas'), {width: image.naturalWidth, height: image.naturalHeight});
+                    const context = canvas.getContext('2d');
+                    context.drawImage(image, 0, 0);
+                    return [...context.getImageData(0, 0, canvas.width, canvas.height).data];
+                })"""
+            )
+    assert sorted(map(bytes, seen)) == sorted(picture.convert("RGBA").tobytes() for picture in files.values())
 
 
 def test_the_page_names_no_other_place(server):

@@ -104,7 +104,7 @@ export class Grid {
     this.list.append(cell);
     this.cells.set(place, cell);
     const refuse = (why) => { thumb.textContent = `${nameOf(row.source)}: ${why}`.slice(0, 200); };
-    load(row.source, () => cell.isConnected).then((url) => {
+    load(row, () => cell.isConnected).then((url) => {
       if (!url) return;
       const picture = Object.assign(new Image(), { src: url, alt: '', decoding: 'async' });
       picture.addEventListener('error', () => refuse('no format that this browser shows'));

@@ -322,7 +322,7 @@ async function openDetails(row) {
       line.append(Object.assign(document.createElement('dt'), { textContent: name }), Object.assign(document.createElement('dd'), { textContent: value }));
       return line;
     }));
-    $('details-picture').src = await load(row.source);
+    $('details-picture').src = await load(row);
     $('details-picture').alt = known.caption || nameOf(row.source);
   });
 }
