@@ -10,11 +10,11 @@ CREATE OR REPLACE FUNCTION vdx_is_picture AS (path) -> lower(extract(path, '\\.(
     'jpg', 'jpeg', 'jpe', 'jfif', 'mpo', 'png', 'apng', 'webp', 'gif', 'bmp', 'dib', 'tif', 'tiff', 'avif', 'avifs',
     'jp2', 'j2k', 'jpf', 'jpx', 'jpc', 'j2c', 'pnm', 'ppm', 'pgm', 'pbm', 'pfm', 'ico', 'tga', 'icb', 'vda', 'vst', 'heic', 'heif', 'hif', 'jxl');
 
--- vdx_is_other_model(model, weights_hash, encoder): whether a row's vector is of other weights than the encoder's, a tuple of both. Rows
--- that came without a hash go by the model's name.
+-- vdx_is_other_model(model, weights_hash, known): whether a row's vector is of other weights than the known ones, a tuple of both: the
+-- encoder's, or those that a concept was trained on. Rows that came without a hash go by the model's name.
 -- Example: SELECT vdx_is_other_model('vdx-tiny', 'abc', ('vdx-tiny', 'def'))
-CREATE OR REPLACE FUNCTION vdx_is_other_model AS (model, weights_hash, encoder) ->
-    weights_hash != encoder.2 AND (weights_hash != '' OR model != encoder.1);
+CREATE OR REPLACE FUNCTION vdx_is_other_model AS (model, weights_hash, known) ->
+    weights_hash != known.2 AND (weights_hash != '' OR model != known.1);
 
 -- vdx_refusal(held, encoder): why vectors are not compared, and what to do.
 -- Example: SELECT vdx_refusal('1 vectors of vdx-tiny (weights abc)', ('vdx-tiny', 'def'))

@@ -28,7 +28,7 @@ FROM
 CROSS JOIN (SELECT groupArray((weights_hash::String, model::String)) AS held FROM held_models) AS known
 WHERE NOT throwIf(rounds = 0, 'this concept has no classifier yet: INSERT INTO classifiers SELECT * FROM start_concept(concept = ..., prompt = ...)')
     AND NOT throwIf(
-        latest.weights_hash != '' AND arrayExists(other -> other.1 != latest.weights_hash AND (other.1 != '' OR other.2 != latest.model), held),
+        latest.weights_hash != '' AND arrayExists(other -> vdx_is_other_model(other.2, other.1, (latest.model, latest.weights_hash)), held),
         'images holds vectors of another model than this concept was trained on, and they do not compare (SELECT DISTINCT model,'
         || ' weights_hash FROM images): start the concept again under another name, or delete the other images');
 

@@ -1,4 +1,4 @@
-"""The SQL functions: names, types and what each means. The XML, the README and the checks follow this file."""
+"""The SQL functions: names, types and what each means. The XML, the reference and the checks follow this file."""
 
 from dataclasses import dataclass
 

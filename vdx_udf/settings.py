@@ -1,4 +1,4 @@
-"""Every default of the product, once, with its reason. XML and README are compared with this file by tests."""
+"""Every default of the product, once, with its reason. XML and documentation are compared with this file by tests."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The README says what is there, and its commands and SQL run."""
+"""The README and the pages of docs/ say what is there, and their commands and SQL run."""
 
 import json
 import re

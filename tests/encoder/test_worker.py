@@ -227,7 +227,7 @@ def test_the_worker_uses_nothing_newer_than_python_3_9():
 
 
 def test_memory_and_start_are_small(layout, client):
-    """The figures that the README states; the bounds are the contract's, memory only (no time is asserted)."""
+    """The figures that docs/how-it-works.md states; the bounds are the contract's, memory only (no time is asserted)."""
     with Worker(layout.user_scripts) as worker:
         worker.ask([b"a cached text"])
         worker.ask([b"row %d" % (n % 50) for n in range(100_000)])

@@ -26,6 +26,9 @@ def test_install_fetches_them_with_a_progress_bar_and_asks_no_hub_again(tmp_path
         vdx(*install, env=environment(tmp_path, address))
         assert not asked
     vdx(*install, env=environment(tmp_path, nowhere()))
+    # A GPU need not be here yet; its encoder is another installation's.
+    gpu = ("install", "--prefix", tmp_path / "gpu", "--model", MODEL, "--precision", "float16", "--device", "cuda:0")
+    vdx(*gpu, env=environment(tmp_path, nowhere()))
     query = "SELECT length(encode_text('a red circle')), encoder_info()['model']"
     vdx("sql", "--prefix", tmp_path / "engine", "-f", tmp_path / "engine" / "sql", env=environment(tmp_path, nowhere()))
     done = vdx("sql", "--prefix", tmp_path / "engine", "-q", query, env=environment(tmp_path, nowhere()))

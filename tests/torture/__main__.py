@@ -93,7 +93,7 @@ def part(name: str, amount: float, folder: Path, answer: Path) -> None:
 
 
 def table(found: dict) -> str:
-    """The results as the README shows them."""
+    """The results as docs/operate.md shows them."""
     columns = ("times", "queries", "wrong_rows", "lost_rows", "failed_with_a_sentence", "failed_otherwise", "recovered_within")
     lines = [
         "| fault | times | queries | wrong rows | lost rows | failed with a sentence | failed otherwise | recovered within |",

@@ -196,7 +196,7 @@ def install(
         click.echo("changed by somebody since vdx install wrote them, or not written by it:")
         overwrite = click.confirm("\n".join([*map(str, changed), "overwrite them?"]), abort=True)
     if not (dry_run or no_download):
-        weights.fetch(layout, model, service["precision"], service["weights_hash"])
+        weights.fetch(layout, model, service["weights_hash"])
     for action, path in lay(layout, model, dry_run, options, overwrite):
         click.echo(f"{action}  {path}")
     if dry_run:

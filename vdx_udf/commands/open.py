@@ -8,11 +8,9 @@ from pathlib import Path
 
 import click
 
-from vdx_udf import settings
 from vdx_udf.commands import server
 from vdx_udf.commands.door import Door
 from vdx_udf.commands.up import serve
-from vdx_udf.encoder.hub import refuse_on_an_empty_cache
 from vdx_udf.errors import VdxError
 from vdx_udf.installer import explorer, weights
 from vdx_udf.installer.install import install
@@ -36,11 +34,10 @@ def open_folder(folder: Path, model: str, port: int) -> None:
     folder = folder.resolve()
     prefix = prefix_of(folder, model)
     layout = Layout.embedded(prefix)
-    refuse_on_an_empty_cache(model)
+    weights.fetch(layout, model)
     click.echo(f"tables and index: {prefix}")
     for _ in install(layout, model):
         pass
-    weights.fetch(layout, model, settings.PRECISION)
     _load(folder, prefix)
     url = server.address(layout.server_config)
     if url:

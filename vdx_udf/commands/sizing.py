@@ -1,4 +1,4 @@
-"""What a number of pictures needs of a cluster: `python -m vdx_udf.commands.sizing` prints the README's table.
+"""What a number of pictures needs of a cluster: `python -m vdx_udf.commands.sizing` prints the table of docs/clusters.md.
 
 A model of a few measured figures (tests/benchmarks/results/shards.json and speed.json; a test compares) and two stated
 assumptions: the index of a shard is kept in memory whole, and cores add up. Vectors of 512, index as in sql/02_tables.sql.
@@ -63,7 +63,7 @@ def needs(pictures: int) -> Needs:
 
 
 def table() -> str:
-    """The README's table."""
+    """The table of docs/clusters.md."""
     lines = [
         "| pictures | vectors and index on disk | index in memory | nodes | index built in | embedded on CPUs in |",
         "|---|---|---|---|---|---|",

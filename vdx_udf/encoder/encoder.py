@@ -9,7 +9,6 @@ import logging
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Hashable
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from vdx_udf.encoder import batch
 from vdx_udf.encoder.counters import Counters
 from vdx_udf.encoder.fair_queue import IMAGE, TEXT, FairQueue
 from vdx_udf.encoder.image import ImageSource
-from vdx_udf.encoder.ledger import Ledger
+from vdx_udf.encoder.ledger import Cache, Ledger
 from vdx_udf.encoder.tickets import Entry, Ticket
 from vdx_udf.encoder.ways import PictureWay, TextWay, picture_error
 
@@ -48,7 +47,7 @@ class Encoder:
             model, source, jpeg_scale * max(model.preprocess.size), self.ledger, self._queue, self.counters.add
         )
         self._ways = {TEXT: TextWay(model, self.ledger, self._queue), IMAGE: self.pictures}
-        self._label_sets: OrderedDict[tuple[bytes, ...], np.ndarray] = OrderedDict()
+        self._label_sets = Cache(settings.LABEL_SETS)
         self._label_lock = threading.Lock()
         self._started = time.monotonic()
         # Once: the look-up reads files, and every insert into `ingest` asks for the info.
@@ -81,18 +80,16 @@ class Encoder:
     def embed_labels(self, client: Hashable, labels: tuple[bytes, ...]) -> np.ndarray:
         """One unit vector per label, float32 (labels, dimension): its prompts' mean, normalised, as open_clip does."""
         with self._label_lock:
-            if labels in self._label_sets:
-                self._label_sets.move_to_end(labels)
-                return self._label_sets[labels]
+            if (known := self._label_sets.recall(labels)) is not None:
+                return known
         prompts = [t.replace("{}", label.decode("utf-8", "replace")) for label in labels for t in settings.PROMPT_TEMPLATES]
         vectors = self.submit_texts(client, [p.encode() for p in prompts]).vectors()
         means = vectors.reshape(len(labels), len(settings.PROMPT_TEMPLATES), -1).mean(axis=1)
         embeddings = means / np.linalg.norm(means, axis=1, keepdims=True)
         with self._label_lock:
-            self._label_sets[labels] = embeddings
-            # A set can be of any size.
-            while len(self._label_sets) > settings.LABEL_SETS or sum(map(len, self._label_sets)) > settings.CACHE_ENTRIES:
-                self._label_sets.popitem(last=False)
+            self._label_sets.remember(labels, embeddings)
+            while sum(map(len, self._label_sets)) > settings.CACHE_ENTRIES:  # a set can be of any size
+                self._label_sets.forget_oldest()
         return embeddings
 
     def drop(self, tickets: list[Ticket]) -> None:

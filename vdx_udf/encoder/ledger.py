@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -20,6 +20,9 @@ class Cache:
     def __contains__(self, key: Hashable) -> bool:
         return key in self._values
 
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._values)
+
     def __len__(self) -> int:
         return len(self._values)
 
@@ -33,7 +36,10 @@ class Cache:
         """Keeps the value; where that is one too many, the one that was not asked for the longest goes."""
         self._values[key] = value
         if len(self._values) > self._most:
-            self._values.popitem(last=False)
+            self.forget_oldest()
+
+    def forget_oldest(self) -> None:
+        self._values.popitem(last=False)
 
 
 class Ledger:

@@ -11,7 +11,7 @@ from vdx_udf.errors import ModelError
 from vdx_udf.installer.layout import Layout
 
 
-def fetch(layout: Layout, model: str, precision: str, weights_hash: str | None = None) -> None:
+def fetch(layout: Layout, model: str, weights_hash: str | None = None) -> None:
     """Has the weights in the cache that the encoder service reads, checked as it checks them. Raises ModelError.
 
     Weights that are there already are only checked; a model that comes from no hub is not even that.
@@ -25,7 +25,7 @@ def fetch(layout: Layout, model: str, precision: str, weights_hash: str | None =
         layout.models.mkdir(parents=True, exist_ok=True)
         if layout.owner:
             shutil.chown(layout.models, user=layout.owner)
-    command = [sys.executable, "-m", "vdx_udf.encoder.fetch", model, precision, *([weights_hash] if weights_hash else [])]
+    command = [sys.executable, "-m", "vdx_udf.encoder.fetch", model, *([weights_hash] if weights_hash else [])]
     # Standard error shows the progress; the last line of it is not known then, so a reason comes on standard output.
     done = subprocess.run(
         command, cwd="/", env=os.environ | layout.environment, user=layout.owner, stdout=subprocess.PIPE, text=True
