@@ -1,5 +1,6 @@
 """`python -m tests.torture`: faults and load against real processes; ends with a table and results/torture.json."""
 
+import faulthandler
 import json
 import os
 import subprocess
@@ -22,14 +23,17 @@ PARTS = ("faults", "random", "load", "interactive", "ordinary")
 @click.option("--minutes", default=15.0, show_default=True, help="Minutes of 64 queries at a time.")
 @click.option("--rows", default=1_000_000, show_default=True, help="Rows of the block beside interactive queries.")
 @click.option("--steps", default=2_000, show_default=True, help="Steps of a data set's ordinary use.")
+@click.option("--limit", default=120.0, show_default=True, help="Minutes after which a part that hangs says where, and ends.")
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 @click.pass_context
-def main(context: click.Context, repeat: int, queries: int, minutes: float, rows: int, steps: int, output: Path) -> None:
+def main(
+    context: click.Context, repeat: int, queries: int, minutes: float, rows: int, steps: int, limit: float, output: Path
+) -> None:
     """Everything, each part in a process and a prefix of its own."""
     if context.invoked_subcommand:
         return
     amounts = {"faults": repeat, "random": queries, "load": minutes, "interactive": rows, "ordinary": steps}
-    results = {part: _apart(part, amounts[part]) for part in PARTS}
+    results = {part: _apart(part, amounts[part], limit) for part in PARTS}
     lines = [*results["faults"]["rows"], results["random"]["rows"][0]]
     left = {kind: sum(results[part]["left_behind"][kind] for part in PARTS) for kind in ("processes", "sockets", "files")}
     found = {"faults": lines, "load": results["load"]["load"], "interactive": results["interactive"]["interactive"]}
@@ -43,11 +47,12 @@ def main(context: click.Context, repeat: int, queries: int, minutes: float, rows
     sys.exit(1 if bad or found["ordinary"]["different"] or sum(left.values()) else 0)
 
 
-def _apart(part: str, amount: float) -> dict:
+def _apart(part: str, amount: float, limit: float) -> dict:
     """One part in a process of its own, and what it left behind once that ended."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        subprocess.run([sys.executable, "-m", "tests.torture", "part", part, str(amount), folder, str(answer)], check=True)
+        arguments = ["part", part, str(amount), str(limit), folder, str(answer)]
+        subprocess.run([sys.executable, "-m", "tests.torture", *arguments], check=True)
         prefix = Path(folder) / "engine"
         comes_true(lambda: not _mentioning(prefix), END_SECONDS)
         run = {path.name for path in (prefix / "run").iterdir()}
@@ -64,13 +69,15 @@ def _mentioning(prefix: Path) -> list[int]:
 @main.command()
 @click.argument("name", type=click.Choice(PARTS))
 @click.argument("amount", type=float)
+@click.argument("limit", type=float)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("answer", type=click.Path(path_type=Path))
-def part(name: str, amount: float, folder: Path, answer: Path) -> None:
+def part(name: str, amount: float, limit: float, folder: Path, answer: Path) -> None:
     """One part; `amount` is its measure, the answer goes to a file."""
     from tests.torture import run
     from vdx_udf.installer.install import stop_encoder
 
+    faulthandler.dump_traceback_later(60 * limit, exit=True)
     rig = Rig(folder, {} if name in ("load", "interactive", "ordinary") else None)
     rig.questions.check(rig.client)
     if name == "faults":

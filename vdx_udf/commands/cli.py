@@ -115,9 +115,12 @@ def serve(path, model: str, folders, idle_seconds, member, **service) -> None:
     # Read when torch is loaded: how long its threads spin at the end of each product before they sleep. The default takes
     # a fifth of the processor from the threads that decode pictures; much less slows a single text.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    from vdx_udf.encoder.encoder import Encoder
-    from vdx_udf.encoder.image import ImageSource
-    from vdx_udf.encoder.model import Clip
+    from vdx_udf.encoder.imports import only_what_answers_need
+
+    with only_what_answers_need(model):
+        from vdx_udf.encoder.encoder import Encoder
+        from vdx_udf.encoder.image import ImageSource
+        from vdx_udf.encoder.model import Clip
 
     clip = Clip(model, service["precision"], devices[0] if devices else None, service["weights_hash"])
     listener.serve(Encoder(clip, ImageSource(folders, rules), jpeg_scale=service["jpeg_scale"]))

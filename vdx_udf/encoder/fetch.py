@@ -6,11 +6,13 @@ which every machine has: the hash is the same in every precision, and a GPU need
 
 import sys
 
-from vdx_udf.encoder.model import Clip
+from vdx_udf.encoder.imports import only_what_answers_need
 from vdx_udf.errors import ModelError
 
 if __name__ == "__main__":
     name, *weights_hash = sys.argv[1:]
+    with only_what_answers_need(name):
+        from vdx_udf.encoder.model import Clip
     try:
         Clip(name, "float32", "cpu", *weights_hash)
     except ModelError as error:

@@ -20,7 +20,7 @@ def full_name(name: str) -> str:
 def dimension_of(name: str) -> int:
     """The embedding dimension a model's configuration states; loads no weights. Raises ModelError."""
     try:
-        config = json.loads(_config(full_name(name)).read_text())
+        config = json.loads(config_file(name).read_text())
     except ModelError:
         raise
     except Exception as error:  # of the file, of its hub, of what it holds
@@ -28,7 +28,9 @@ def dimension_of(name: str) -> int:
     return config.get("model_cfg", config)["embed_dim"]
 
 
-def _config(name: str) -> Path:
+def config_file(name: str) -> Path:
+    """The model's configuration as open_clip reads it. Raises ModelError, and what the hub raises."""
+    name = full_name(name)
     if name.startswith("local-dir:"):
         return Path(name.removeprefix("local-dir:")) / _CONFIG
     if name.startswith("hf-hub:"):
