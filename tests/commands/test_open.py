@@ -36,6 +36,7 @@ def opened(folder, port: int, variables: dict[str, str]):
             process.kill()
 
 
+@pytest.mark.long
 def test_a_folder_is_loaded_served_and_gone_on_with(tmp_path, drawn):
     folder = tmp_path / NAME
     folder.mkdir()

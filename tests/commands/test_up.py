@@ -78,7 +78,7 @@ def running(url: str, statement: str):
     thread.join()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_it_ends_with_the_server_and_all_that_was_written(layout, sent):
     with started(layout.state) as (process, url, native_port):
         child = child_of(process)

