@@ -23,11 +23,25 @@ CREATE OR REPLACE FUNCTION vdx_refusal AS (held, encoder) -> format(
     || ' model with vdx install, or load the pictures again and DELETE FROM images WHERE weights_hash != ''{}''',
     held, encoder.1, encoder.2, encoder.2);
 
--- vdx_comparable(model, weights_hash, encoder): true for a row whose vector is of the encoder's weights; otherwise an error.
--- Example: SELECT vdx_comparable('vdx-tiny', 'abc', ('vdx-tiny', 'abc'))
-CREATE OR REPLACE FUNCTION vdx_comparable AS (model, weights_hash, encoder) -> NOT throwIf(
-    vdx_is_other_model(model, weights_hash, encoder),
-    vdx_refusal('vectors of other weights (SELECT * FROM held_models)', encoder));
+-- vdx_at_least(value, bound): whether an attribute's value is the bound or more: as numbers where the bound is one, otherwise in the
+-- order of texts, which is that of ISO dates. A value that is not there, or is no number beside one, is not.
+-- Example: SELECT vdx_at_least('400', '50'), vdx_at_least('2024-03-01', '2024')
+CREATE OR REPLACE FUNCTION vdx_at_least AS (value, bound) -> if(isNull(toFloat64OrNull(bound)),
+    notEmpty(value) AND value >= bound, ifNull(toFloat64OrNull(value) >= toFloat64OrNull(bound), false));
+
+-- vdx_at_most(value, bound): the same for the bound or less.
+-- Example: SELECT vdx_at_most('50', '400'), vdx_at_most('2024-03-01', '2024-12-31')
+CREATE OR REPLACE FUNCTION vdx_at_most AS (value, bound) -> if(isNull(toFloat64OrNull(bound)),
+    notEmpty(value) AND value <= bound, ifNull(toFloat64OrNull(value) <= toFloat64OrNull(bound), false));
+
+-- vdx_passes(attributes, any_of, none_of, at_least, at_most): whether attributes hold one of the values of each key of any_of, none of
+-- those of none_of, and lie within the bounds of the other two; empty maps ask for nothing.
+-- Example: SELECT vdx_passes(map('iso', '200'), map('iso', ['100', '200']), map('iso', ['25']), map('iso', '50'), map('iso', '400'))
+CREATE OR REPLACE FUNCTION vdx_passes AS (attributes, any_of, none_of, at_least, at_most) ->
+    arrayAll((key, values) -> has(values, attributes[key]), mapKeys(any_of), mapValues(any_of))
+    AND NOT arrayExists((key, values) -> has(values, attributes[key]), mapKeys(none_of), mapValues(none_of))
+    AND arrayAll((key, bound) -> vdx_at_least(attributes[key], bound), mapKeys(at_least), mapValues(at_least))
+    AND arrayAll((key, bound) -> vdx_at_most(attributes[key], bound), mapKeys(at_most), mapValues(at_most));
 
 -- vdx_literal(path): a path as a glob that matches it, whatever signs of globs its name holds; WHERE startsWith(_path, path) leaves
 -- out what else that matches.

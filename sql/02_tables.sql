@@ -408,7 +408,7 @@ SELECT info['model'] AS model, info['weights_hash'] AS weights_hash
 FROM (SELECT encoder_info() AS info);
 
 -- comparable: one row where every image has the encoder's own model; otherwise an error that says what to do. For what compares all
--- images with the encoder's vectors; the searches look at their hits alone (vdx_comparable).
+-- images with the encoder's vectors; the searches look at their hits alone (vdx_check_weights).
 -- Example: SELECT encode_text('a red circle') FROM comparable
 CREATE OR REPLACE VIEW comparable AS
 WITH

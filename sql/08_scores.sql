@@ -11,11 +11,48 @@ FROM current_images;
 -- as search_vector_where does and through the vector index like it.
 -- Example: SELECT * FROM best_scores(concept = 'circles', dataset = '', attribute = '', value = '', k = 9)
 CREATE OR REPLACE VIEW best_scores AS
-SELECT id, source, dataset, vdx_sigmoid(logit_scale * (1 - distance) + bias) AS probability
-FROM search_near_where(vector = CAST([], 'Array(Float32)'), concept = {concept:String}, image_id = 0, dataset = {dataset:String},
-    attribute = {attribute:String}, value = {value:String}, k = {k:UInt32})
-CROSS JOIN (SELECT logit_scale, bias FROM current_weight(concept = {concept:String})) AS logit
-ORDER BY distance;
+WITH
+    assumeNotNull((SELECT (weight, logit_scale, bias) FROM current_weight(concept = {concept:String}) SETTINGS apply_deleted_mask = 1)) AS current,
+    (
+        SELECT groupArray((id, source, dataset, model, weights_hash, distance))
+        FROM
+        (
+            SELECT id, source, dataset, model, weights_hash, distance
+            FROM
+            (
+                SELECT id, source, dataset, model, weights_hash, attributes, loaded_at, _row_exists,
+                    cosineDistance(vector, current.1) AS distance
+                FROM images
+                WHERE {dataset:String} = '' OR dataset = {dataset:String}
+                ORDER BY distance
+                LIMIT if({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), 1000)
+                SETTINGS apply_deleted_mask = 0
+            )
+            WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+                AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})
+            ORDER BY distance
+            LIMIT {k:UInt32}
+        )
+    ) AS near
+SELECT id, source, dataset, vdx_sigmoid(current.2 * (1 - distance) + current.3) AS probability
+FROM
+(
+    SELECT hit.1 AS id, hit.2 AS source, hit.3 AS dataset, hit.4 AS model, hit.5 AS weights_hash, hit.6 AS distance
+    FROM (SELECT arrayJoin(near) AS hit)
+    WHERE length(near) = {k:UInt32}
+    UNION ALL
+    -- The sum keeps this branch from the index, which would look at the filter too late.
+    SELECT id, source, dataset, model, weights_hash, cosineDistance(vector, current.1) + 0 AS distance
+    FROM images
+    WHERE length(near) < {k:UInt32} AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+        AND ({dataset:String} = '' OR dataset = {dataset:String})
+        AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})
+    ORDER BY distance
+    LIMIT {k:UInt32}
+)
+WHERE vdx_check_weights(model, weights_hash, 1)
+ORDER BY distance
+LIMIT {k:UInt32};
 
 -- threshold(concept, precision): the least probability from which on the images are expected to be right as often as wanted,
 -- how many those are, how many of them are right, and 90 % intervals; NULL and 0 where no threshold reaches it.

@@ -108,6 +108,12 @@ def vdx_read(context: Context, stream: native.Stream, rows: int) -> Answers:
         yield 1, partial(_read, context, path)
 
 
+def vdx_check_weights(context: Context, stream: native.Stream, rows: int) -> Answers:
+    models, hashes, counts = (_column(stream, kind, rows) for _, kind in contract.FUNCTIONS["vdx_check_weights"].arguments)
+    held = {pair for pair, counted in zip(zip(models, hashes, strict=True), counts.tolist(), strict=True) if counted}
+    yield rows, partial(_checked, context, held, counts)
+
+
 def vdx_encoder_info(context: Context, stream: native.Stream, rows: int) -> Answers:
     _column(stream, "String", rows)
     info = context.encoder.info()
@@ -127,6 +133,7 @@ HANDLERS = {
         vdx_near,
         vdx_files,
         vdx_read,
+        vdx_check_weights,
         vdx_encoder_info,
     )
 }
@@ -210,6 +217,21 @@ def _read(context: Context, path: bytes) -> tuple[list[bytes], list[bytes]]:
     except ImageError as error:
         return [b""], [str(error).encode()]
     return [content], [b""]
+
+
+def _checked(context: Context, held: set[tuple[bytes, bytes]], counts: np.ndarray) -> np.ndarray:
+    """`counts`. Raises EncodeError where vectors are of other weights; those that came without a hash go by the model's name."""
+    model = context.encoder.model
+    known = {(name.decode("utf-8", "replace"), weights_hash.decode("utf-8", "replace")) for name, weights_hash in held}
+    others = sorted(each for each in known if each[1] != model.weights_hash and (each[1] or each[0] != model.name))
+    if others:
+        said = ", ".join(f"{name or 'a model that is not named'} (weights {weights_hash or 'unknown'})" for name, weights_hash in others)
+        raise EncodeError(
+            f"images holds vectors of {said}, but the encoder runs {model.name} (weights {model.weights_hash}), and vectors of different"
+            " models do not compare: install the other model with vdx install, or load the pictures again and"
+            f" DELETE FROM images WHERE weights_hash != '{model.weights_hash}'"
+        )
+    return counts
 
 
 def _labels(stream: native.Stream, rows: int) -> Iterator[tuple[bytes, ...]]:
