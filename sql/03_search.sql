@@ -264,9 +264,8 @@ ORDER BY distance
 LIMIT {k:UInt32};
 
 -- search_filtered(vector, datasets, any_of, none_of, at_least, at_most, caption, exclude, k): as search_vector_where with every condition
--- that is not empty: one of the data sets; attributes with one of these values, with none of those, between these bounds (numbers where
--- the bound is one, otherwise in the order of texts, which is that of ISO dates; what is not there is within no bound); a part of the
--- caption in any case; not these ids. For other conditions see the documentation of searching.
+-- that is not empty: one of the data sets; attributes with one of these values, with none of those, within these bounds (see
+-- vdx_at_least); a part of the caption in any case; not these ids. For other conditions see the documentation of searching.
 -- Example: SELECT * FROM search_filtered(vector = encode_text('a red circle'), datasets = [], any_of = map('background', ['white', 'black']), none_of = map('parity', ['1']), at_least = map('taken', '2024-01-01'), at_most = map('iso', '400'), caption = '', exclude = [], k = 9)
 CREATE OR REPLACE VIEW search_filtered AS
 WITH

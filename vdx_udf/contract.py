@@ -86,8 +86,8 @@ FUNCTIONS = {
             "vdx_check_weights",
             (("model", "String"), ("weights_hash", "String"), ("counts", "UInt8")),
             "UInt8",
-            "`counts`, for a row of images; one that counts and whose vector is of other weights than the encoder's raises: those "
-            "do not compare",
+            "`counts`, for a row of images; one that counts and whose vector is of other weights than the encoder's raises: "
+            "those do not compare",
             deterministic=False,  # another model may be installed
         ),
         Function(

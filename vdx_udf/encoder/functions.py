@@ -220,15 +220,17 @@ def _read(context: Context, path: bytes) -> tuple[list[bytes], list[bytes]]:
 
 
 def _checked(context: Context, held: set[tuple[bytes, bytes]], counts: np.ndarray) -> np.ndarray:
-    """`counts`. Raises EncodeError where vectors are of other weights; those that came without a hash go by the model's name."""
+    """`counts`. Raises EncodeError for vectors of other weights; those that came without a hash go by the model's name."""
     model = context.encoder.model
     known = {(name.decode("utf-8", "replace"), weights_hash.decode("utf-8", "replace")) for name, weights_hash in held}
     others = sorted(each for each in known if each[1] != model.weights_hash and (each[1] or each[0] != model.name))
     if others:
-        said = ", ".join(f"{name or 'a model that is not named'} (weights {weights_hash or 'unknown'})" for name, weights_hash in others)
+        said = ", ".join(
+            f"{name or 'a model that is not named'} (weights {weights_hash or 'unknown'})" for name, weights_hash in others
+        )
         raise EncodeError(
-            f"images holds vectors of {said}, but the encoder runs {model.name} (weights {model.weights_hash}), and vectors of different"
-            " models do not compare: install the other model with vdx install, or load the pictures again and"
+            f"images holds vectors of {said}, but the encoder runs {model.name} (weights {model.weights_hash}), and vectors of"
+            " different models do not compare: install the other model with vdx install, or load the pictures again and"
             f" DELETE FROM images WHERE weights_hash != '{model.weights_hash}'"
         )
     return counts

@@ -1,0 +1,223 @@
+"""Filters, pages, words beside vectors and weighted texts, against numpy on the same rows."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+ROWS, DIMENSION = 3_000, 512
+WORDS = ("beach", "dog", "snow", "boat", "sunset")
+NO_CONDITION = {
+    "datasets": [], "any_of": {}, "none_of": {}, "at_least": {}, "at_most": {}, "caption": "", "exclude": [],
+}  # fmt: skip
+
+
+def literal(value: str | list | dict) -> str:
+    """As a person writes it in a statement."""
+    if isinstance(value, dict):
+        return f"map({', '.join(f'{key!r}, {literal(each)}' for key, each in value.items())})"
+    return repr(value)
+
+
+class Rows:
+    """What is in the table, as numpy knows it."""
+
+    def __init__(self, client):
+        rng = np.random.default_rng(19)
+        self.client = client
+        centres = rng.normal(size=(20, DIMENSION))
+        found = centres[rng.integers(0, 20, ROWS)] + 0.7 * rng.normal(size=(ROWS, DIMENSION))
+        self.vectors = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+        self.dataset = np.array(["small" if n < 40 else "middle" if n < 400 else "large" for n in range(ROWS)])
+        self.attributes = [
+            {"iso": str(rng.choice([50, 100, 400, 3200])), "taken": f"20{rng.integers(10, 25)}-0{rng.integers(1, 10)}-15"}
+            | ({"colour": str(rng.choice(["red", "blue", "green"]))} if n % 3 else {})
+            for n in range(ROWS)
+        ]
+        self.captions = [" and a ".join(rng.choice(WORDS, size=rng.integers(0, 3), replace=False)) for _ in range(ROWS)]
+        rows = [
+            (f"{n}", self.dataset[n], "vdx-tiny", self.vectors[n].tolist(), self.captions[n], self.attributes[n])
+            for n in range(ROWS)
+        ]
+        client.insert("images", rows, ["source", "dataset", "model", "vector", "caption", "attributes"])
+        ids = dict(client.query("SELECT source, id FROM images").result_rows)
+        self.ids = np.array([ids[str(n)] for n in range(ROWS)], dtype=np.uint64)
+        self.row = {int(id): n for n, id in enumerate(self.ids)}
+        self.query = (centres[3] / np.linalg.norm(centres[3])).astype(np.float32)
+        self.distances = 1 - self.vectors @ self.query
+
+    def nearest(self, passes: np.ndarray, k: int) -> list[float]:
+        return np.sort(self.distances[passes])[:k].tolist()
+
+    def filtered(self, k: int = 10, **conditions) -> list[tuple[int, float]]:
+        given = ", ".join(f"{name} = {literal(value)}" for name, value in (NO_CONDITION | conditions).items())
+        statement = f"SELECT id, distance FROM search_filtered(vector = {{vector:Array(Float32)}}, {given}, k = {k})"
+        return self.client.query(statement, {"vector": self.query.tolist()}).result_rows
+
+    def same(self, found: list[tuple[int, float]], passes: np.ndarray, k: int) -> None:
+        """All pass, none is there twice, and the distances are those of the nearest k that do."""
+        ids = [id for id, _ in found]
+        assert len(set(ids)) == len(ids)
+        assert set(ids) <= set(self.ids[passes].tolist())
+        off = np.array([distance for _, distance in found]) - self.distances[[self.row[id] for id in ids]]
+        assert np.abs(off).max(initial=0) < 2e-3
+        wanted = self.nearest(passes, k)
+        assert len(found) == len(wanted)
+        # The index holds bfloat16 vectors and looks at a part of them: a place in thirty may go to the next row.
+        assert sum(distance <= wanted[-1] + 1e-3 for _, distance in found) >= 0.97 * len(wanted) - 0.5
+
+
+@pytest.fixture
+def rows(fresh_tables) -> Rows:
+    return Rows(fresh_tables)
+
+
+def number(text: str) -> float:
+    return float(text) if text else math.nan
+
+
+CONDITIONS = {
+    "none": ({}, lambda r, n: True),
+    "two data sets": ({"datasets": ["small", "middle"]}, lambda r, n: r.dataset[n] != "large"),
+    "no such data set": ({"datasets": ["no such"]}, lambda r, n: False),
+    "one of two values": ({"any_of": {"colour": ["red", "blue"]}}, lambda r, n: r.attributes[n].get("colour") in ("red", "blue")),
+    "not there": ({"any_of": {"colour": [""]}}, lambda r, n: "colour" not in r.attributes[n]),
+    "two attributes": (
+        {"any_of": {"colour": ["red"], "iso": ["3200"]}},
+        lambda r, n: r.attributes[n].get("colour") == "red" and r.attributes[n]["iso"] == "3200",
+    ),
+    "none of": ({"none_of": {"colour": ["red", "green"], "iso": ["50"]}},
+                lambda r, n: r.attributes[n].get("colour") not in ("red", "green") and r.attributes[n]["iso"] != "50"),
+    "numbers": ({"at_least": {"iso": "100"}, "at_most": {"iso": "400.5"}}, lambda r, n: 100 <= number(r.attributes[n]["iso"]) <= 400.5),
+    "dates": ({"at_least": {"taken": "2012-05"}, "at_most": {"taken": "2012-12-31"}},
+              lambda r, n: "2012-05" <= r.attributes[n]["taken"] <= "2012-12-31"),
+    "a bound of what is not there": ({"at_least": {"colour": "a"}}, lambda r, n: "colour" in r.attributes[n]),
+    "a number beside texts": ({"at_most": {"colour": "7"}}, lambda r, n: False),
+    "caption": ({"caption": "Snow and"}, lambda r, n: "snow and" in r.captions[n]),
+    "all at once": (
+        {"datasets": ["large"], "any_of": {"colour": ["red", "blue"]}, "none_of": {"iso": ["50"]}, "at_least": {"taken": "2015"}, "caption": "dog"},
+        lambda r, n: r.dataset[n] == "large" and r.attributes[n].get("colour") in ("red", "blue") and r.attributes[n]["iso"] != "50"
+        and r.attributes[n]["taken"] >= "2015" and "dog" in r.captions[n],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_filters_are_exact_about_what_passes(rows, condition):
+    given, passes = CONDITIONS[condition]
+    passing = np.array([bool(passes(rows, n)) for n in range(ROWS)])
+    for k in (10, 500):
+        rows.same(rows.filtered(k, **given), passing, k)
+
+
+def test_excluded_ids_give_their_places_to_the_next(rows):
+    first = [id for id, _ in rows.filtered(600)]
+    found = rows.filtered(10, exclude=first)
+    rows.same(found, ~np.isin(rows.ids, first), 10)
+
+
+def test_any_condition_of_sql_is_searched_exactly_by_the_documented_setting(rows):
+    passes = np.array(
+        [
+            len(caption) % 7 == 3 and int(attributes["iso"]) > 50
+            for caption, attributes in zip(rows.captions, rows.attributes, strict=True)
+        ]
+    )
+    found = rows.client.query(
+        "SELECT id, cosineDistance(vector, {v:Array(Float32)}) AS distance FROM current_images"
+        " WHERE length(caption) % 7 = 3 AND toUInt32OrZero(attributes['iso']) > 50"
+        " ORDER BY distance LIMIT 10 SETTINGS vector_search_filter_strategy = 'prefilter'",
+        {"v": rows.query.tolist()},
+    ).result_rows  # fmt: skip
+    assert [id for id, _ in found] == rows.ids[passes][np.argsort(rows.distances[passes])[:10]].tolist()
+
+
+@pytest.mark.parametrize("hide", ["DELETE FROM images WHERE id IN {ids:Array(UInt64)}",
+                                  "INSERT INTO rejects (source, dataset, error) SELECT source, dataset, 'broken since' FROM images WHERE id IN {ids:Array(UInt64)}"])  # fmt: skip
+def test_what_is_hidden_near_the_query_takes_no_places(rows, hide):
+    """More rows than a filtered search asks the index for beyond k."""
+    gone = rows.ids[np.argsort(rows.distances)[:400]]
+    rows.client.command(hide, {"ids": gone.tolist()})
+    left = ~np.isin(rows.ids, gone)
+    for view in ("search_vector_where(vector = {v:Array(Float32)}, dataset = '', attribute = '', value = '', k = 10)",
+                 "search_page(vector = {v:Array(Float32)}, dataset = '', k = 10, start = 0)", "search_vector(vector = {v:Array(Float32)}, k = 10)"):  # fmt: skip
+        rows.same(rows.client.query(f"SELECT id, distance FROM {view}", {"v": rows.query.tolist()}).result_rows, left, 10)
+    rows.same(rows.filtered(10), left, 10)
+
+
+@pytest.mark.parametrize("dataset", ["", "middle", "no such"])
+def test_pages_have_no_gaps_and_repeat_nothing(rows, dataset):
+    there = rows.ids[(rows.dataset == dataset) | (dataset == "")]
+    seen = []
+    for start in (*range(0, 900, 300), 900, 1_100, 1_101, *range(1_301, 3_400, 700)):
+        k = {900: 200, 1_100: 1, 1_101: 200}.get(start, 300 if start < 900 else 700)
+        page = rows.client.query(
+            f"SELECT id, distance FROM search_page(vector = {{v:Array(Float32)}}, dataset = '{dataset}', k = {k}, start = {start})",
+            {"v": rows.query.tolist()},
+        ).result_rows
+        assert len(page) == max(0, min(k, len(there) - start))
+        seen += page
+    assert len(seen) == len({id for id, _ in seen}) == len(there)
+    assert {id for id, _ in seen} == set(there.tolist())
+    distances = np.array([distance for _, distance in seen])
+    assert np.allclose(distances[:50], np.sort(rows.distances[np.isin(rows.ids, there)])[:50], atol=5e-3)
+    assert (np.diff(distances[1_000:]) >= 0).all()
+
+
+def test_a_mix_is_the_weighted_sum_of_its_texts(loaded, clip):
+    texts, weights = ["a red circle", "a blue heart", "a black background"], [1.0, 0.5, -0.7]
+    target = np.array(weights) @ clip.encode_texts(texts)
+    vectors = np.array([row[0] for row in loaded.query("SELECT vector FROM images").result_rows])
+    wanted = np.sort(1 - vectors @ (target / np.linalg.norm(target)))[:9]
+    found = loaded.query(
+        "SELECT distance FROM search_mix(texts = {t:Array(String)}, weights = {w:Array(Float32)}, k = 9)",
+        {"t": texts, "w": weights},
+    )
+    assert np.allclose([row[0] for row in found.result_rows], wanted, atol=5e-3)
+    for statement, said in (
+        ("search_mix(texts = ['a', 'b'], weights = [1], k = 9)", "different array sizes"),
+        ("search_mix(texts = ['a', 'a'], weights = [1, -1], k = 9)", "add up to no direction"),
+    ):
+        with pytest.raises(Exception, match=said):
+            loaded.query(f"SELECT * FROM {statement}")
+
+
+def ranks(rows: Rows, clip, query: str, dataset: str) -> tuple[dict[int, int], dict[int, int]]:
+    """Of each id its rank by words, ties alike, and by vector."""
+    there = [n for n in range(ROWS) if dataset in ("", rows.dataset[n])]
+    words = dict.fromkeys(word for word in re.split(r"[^0-9a-z]+", query.lower()) if word)
+    texts = {n: re.split(r"[^0-9a-z]+", " ".join([rows.captions[n], *rows.attributes[n].values()]).lower()) for n in there}
+    holders = {word: sum(word in text for text in texts.values()) for word in words}
+    weights = {n: sum(math.log(1 + ROWS / holders[word]) for word in words if word in text) for n, text in texts.items()}
+    weights = {n: round(weight, 9) for n, weight in weights.items() if weight}
+    distances = 1 - rows.vectors @ clip.encode_texts([query])[0]
+    near = sorted(there, key=lambda n: distances[n])[:1000]
+    return (
+        {int(rows.ids[n]): 1 + sum(other > weight for other in weights.values()) for n, weight in weights.items()},
+        {int(rows.ids[n]): rank for rank, n in enumerate(near, 1)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "dataset"),
+    [("Snow, boat!", ""), ("a dog", "middle"), ("beach 3200", "large"), ("nothing of it", ""), ("", "")],
+)
+def test_words_and_vectors_are_fused_by_reciprocal_rank(rows, clip, query, dataset):
+    found = rows.client.query(
+        "SELECT id, score, words_rank, vector_rank FROM search_hybrid(query = {q:String}, dataset = {d:String}, k = 50)",
+        {"q": query, "d": dataset},
+    ).result_rows
+    by_words, by_vector = ranks(rows, clip, query, dataset)
+    assert len({id for id, *_ in found}) == 50
+    for id, score, words_rank, vector_rank in found:
+        assert words_rank == by_words.get(id, 0)
+        # The index holds bfloat16 vectors and looks at a part of them, so neighbours by vector may change places.
+        assert abs(vector_rank - by_vector.get(id, 0)) <= 5 + 0.1 * vector_rank or by_vector.get(id, 1000) > 850
+        assert math.isclose(score, sum(1 / (60 + rank) for rank in (words_rank, vector_rank) if rank))
+    assert [score for _, score, *_ in found] == sorted((score for _, score, *_ in found), reverse=True)
+    scores = {
+        id: sum(1 / (60 + each[id]) for each in (by_words, by_vector) if id in each)
+        for id in by_words.keys() | by_vector.keys()
+    }
+    assert min(scores[id] for id, *_ in found) > 0.97 * sorted(scores.values())[-50]
