@@ -2,14 +2,16 @@
 # With TORCH_INDEX=https://download.pytorch.org/whl/cpu, torch comes without CUDA's libraries, 5 GB less.
 export PYTHON ?= python3
 export TORCH_INDEX
-# What the demo and the commands need, and what the tests need beside it: every package with its version and hashes.
+# What the demo and the commands need, and what the tests and the search benchmark need beside it: every package with its version and hashes.
 DEMO_LOCK = .ci/requirements-demo.txt
 LOCK = .ci/requirements.txt
+BENCH_LOCK = .ci/requirements-bench.txt
 READY = .venv/.ready
 TESTABLE = .venv/.testable
+COMPARABLE = .venv/.comparable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-laion bench-refine bench-explorer bench-shards lock audit tiny clean
+.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-shards lock audit tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +22,10 @@ $(READY): pyproject.toml $(DEMO_LOCK)
 
 $(TESTABLE): pyproject.toml $(LOCK) | $(READY)
 	@.ci/setup $(LOCK)
+	@touch $@
+
+$(COMPARABLE): pyproject.toml $(BENCH_LOCK) | $(TESTABLE)
+	@.ci/setup $(BENCH_LOCK)
 	@touch $@
 
 demo: $(READY)  ## load, search, label and refine on the embedded engine, offline; results in demo-output/
@@ -57,6 +63,9 @@ torture: $(TESTABLE)  ## faults, load and hostile input, the long form (45 minut
 bench: $(TESTABLE)  ## measure; results in tests/benchmarks/results/
 	.venv/bin/python -m tests.benchmarks.run
 
+bench-search: $(COMPARABLE)  ## measure searches beside LanceDB, faiss, usearch and pgvector (25 minutes); ROWS=25000 for one size
+	.venv/bin/python -m tests.benchmarks.search
+
 bench-laion: $(TESTABLE)  ## measure loading LAION's files against the published recipe (7 minutes, 9 GB of memory)
 	.venv/bin/python -m tests.benchmarks.laion
 
@@ -74,6 +83,8 @@ lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 		--generate-hashes --custom-compile-command "make lock" --quiet --output-file $(LOCK)
 	printf 'hatchling\neditables\n' | uv pip compile pyproject.toml - --constraint $(LOCK) --universal --python-version 3.10 \
 		--generate-hashes --custom-compile-command "make lock" --quiet --output-file $(DEMO_LOCK)
+	printf 'hatchling\neditables\n' | uv pip compile pyproject.toml - --extra test --extra bench --constraint $(LOCK) --universal \
+		--python-version 3.10 --generate-hashes --custom-compile-command "make lock" --quiet --output-file $(BENCH_LOCK)
 
 audit:  ## look the pinned versions up among the known vulnerabilities (needs pip-audit and the network)
 	pip-audit --requirement $(LOCK) --no-deps --disable-pip
