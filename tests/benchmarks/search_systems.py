@@ -37,15 +37,16 @@ class Ours:
         engine.apply_schema(self.client, self.layout.sql)
 
     def build(self, vectors: np.ndarray) -> float:
-        np.save(self.layout.user_files / "vectors.npy", vectors)
+        path = self.layout.user_files / "vectors.npy"
+        np.save(path, vectors)
         attributes = ", ".join(f"'{share}', if(n % {share} = 1, 'yes', 'no')" for share in SHARES)
         self.client.command("ALTER TABLE images MODIFY SETTING materialize_skip_indexes_on_merge = 0")
         self.client.command(
             f"INSERT INTO images (source, dataset, model, vector, attributes) SELECT toString(n), 'bench', 'vdx-tiny', array, map({attributes})"
-            " FROM (SELECT rowNumberInAllBlocks() AS n, array FROM file('vectors.npy', Npy, 'array Array(Float32)'))"
+            f" FROM (SELECT rowNumberInAllBlocks() AS n, array FROM file('{path}', Npy, 'array Array(Float32)'))"
             " SETTINGS max_threads = 1, materialize_skip_indexes_on_insert = 0, optimize_on_insert = 0"
         )
-        (self.layout.user_files / "vectors.npy").unlink()
+        path.unlink()
         self.client.command("OPTIMIZE TABLE images FINAL")
         began = time.perf_counter()
         self.client.command("ALTER TABLE images MATERIALIZE INDEX vector_index SETTINGS mutations_sync = 2")
