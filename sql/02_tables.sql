@@ -21,8 +21,8 @@ CREATE TABLE IF NOT EXISTS images
     size UInt64,                                     -- of the picture's bytes, where they were given
     loaded_at DateTime64(3) DEFAULT nowInBlock64(3), -- of two rows of an id the later one counts
     CONSTRAINT vector_length CHECK length(vector) = 512 /* dimension */,
-    -- Cosine, bfloat16, M = 64, ef_construction = 256: as the published LAION index.
-    INDEX vector_index vector TYPE vector_similarity('hnsw', 'cosineDistance', 512 /* dimension */, 'bf16', 64, 256)
+    -- Cosine; quantization, M and ef_construction as `vdx install --index` says.
+    INDEX vector_index vector TYPE vector_similarity('hnsw', 'cosineDistance', 512 /* dimension */, 'bf16', 32, 128 /* index */)
 )
 ENGINE = ReplacingMergeTree(loaded_at)
 -- A data set is searched, indexed and dropped on its own, and which models are there is known without reading a row.

@@ -21,12 +21,15 @@ from tqdm import tqdm
 
 from tests.benchmarks.run import RESULTS, _machine
 from tests.benchmarks.search_systems import SHARES, SYSTEMS, Ours, Search
+from vdx_udf import settings
 from vdx_udf.encoder.model import Clip
 from vdx_udf.tiny.pictures import COLOURS, SHAPES, draw, sample_picture
 
 ROWS = tuple(int(size) for size in os.environ.get("ROWS", "25000,100000").split(","))
 SEEDS = 1_500  # drawn pictures that the vectors are mixed of
 QUERIES = 60
+INDEXES = (settings.INDEX, "bf16,32,128", "bf16,16,64", "i8,64,256", "i8,32,128")
+RESCORED = ", vector_search_with_rescoring = 1, vector_search_index_fetch_multiplier = 4"
 SECONDS = 4  # that each number of clients searches
 
 
@@ -126,10 +129,27 @@ def compare(rows: int) -> list[dict]:
     return found
 
 
+def indexes(rows: int, index: str) -> list[dict]:
+    """ClickHouse's own index of another quantization, M and ef_construction: plain, and comparing four times as many exactly."""
+    vectors, queries = embeddings(rows)
+    wanted, found = exact(vectors, queries, 0), []
+    with tempfile.TemporaryDirectory() as folder:
+        system = Ours(Path(folder), index)
+        built = system.build(vectors)
+        for way, more in (("", ""), (", rescored", RESCORED)):
+            milliseconds, recall = measured(system.connect_bare(more), queries, wanted, 10, 0)
+            found.append({
+                "work": "index", "system": index + way, "rows": rows, "seconds": round(built, 1), "bytes": system.index_size(),
+                "milliseconds": round(milliseconds, 2), "recall": round(recall, 4),
+            })  # fmt: skip
+        system.close()
+    return found
+
+
 def table(found: list[dict]) -> str:
     lines = [f"{_machine()}; medians of {QUERIES} queries; vectors mixed of the bundled model's, queries its texts.", ""]
     for rows in dict.fromkeys(row["rows"] for row in found):
-        mine = [row for row in found if row["rows"] == rows]
+        mine = [row for row in found if row["rows"] == rows and row["work"] != "index"]
         for k in (10, 100):
             lines += [f"{rows:,} vectors, k = {k}: milliseconds (recall), by the share of rows that pass.", ""]
             lines += ["| system | all | 50 % | 10 % | 1 % | 0.1 % |", "|---|---|---|---|---|---|"]
@@ -156,6 +176,15 @@ def table(found: list[dict]) -> str:
                 + " | ".join(rates)
                 + " |"
             )
+        lines.append("")
+    tried = [row for row in found if row["work"] == "index"]
+    if tried:
+        lines += [f"{tried[0]['rows']:,} vectors, the bare statement, k = 10, by quantization, M and ef_construction:", ""]
+        lines += ["| index | built in | bytes | milliseconds | recall |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {row['system']} | {row['seconds']:g} s | {row['bytes'] / 1e6:.0f} MB | {row['milliseconds']:.1f} | {row['recall']:.3f} |"
+            for row in tried
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -187,9 +216,9 @@ def plot(found: list[dict], path: Path) -> None:
 def main() -> None:
     """Each size in a process of its own, since a process holds one embedded engine."""
     found: list[dict] = []
-    for rows in ROWS:
+    for rows, *index in [*((rows,) for rows in ROWS), *((ROWS[0], index) for index in INDEXES)]:
         with tempfile.NamedTemporaryFile("r") as answer:
-            subprocess.run([sys.executable, "-m", "tests.benchmarks.search", str(rows), answer.name], check=True)
+            subprocess.run([sys.executable, "-m", "tests.benchmarks.search", str(rows), answer.name, *index], check=True)
             found += json.load(answer)
     (RESULTS / "search.json").write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / "search.md").write_text(text := table(found))
@@ -199,6 +228,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        Path(sys.argv[2]).write_text(json.dumps(compare(int(sys.argv[1]))))
+        size, output, *parameters = sys.argv[1:]
+        Path(output).write_text(json.dumps(indexes(int(size), *parameters) if parameters else compare(int(size))))
     else:
         main()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vdx_udf import engine
+from vdx_udf import engine, settings
 from vdx_udf.commands import target
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.installer.layout import Layout
@@ -30,9 +30,9 @@ class Ours:
     it is the exact scan of what passes.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, index: str = settings.INDEX):
         self.layout = Layout.embedded(folder / "engine")
-        list(install(self.layout, "vdx-tiny"))
+        list(install(self.layout, "vdx-tiny", index=index))
         self.client = target.connect_embedded(self.layout.state)
         engine.apply_schema(self.client, self.layout.sql)
 
@@ -51,6 +51,10 @@ class Ours:
         began = time.perf_counter()
         self.client.command("ALTER TABLE images MATERIALIZE INDEX vector_index SETTINGS mutations_sync = 2")
         return time.perf_counter() - began
+
+    def index_size(self) -> int:
+        statement = "SELECT sum(secondary_indices_uncompressed_bytes) FROM system.parts WHERE active AND table = 'images'"
+        return self.client.query(statement).result_rows[0][0]
 
     def size(self) -> int:
         return self.client.query("SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND table = 'images'").result_rows[
@@ -71,14 +75,15 @@ class Ours:
 
         return search
 
-    def connect_bare(self) -> Search:
+    def connect_bare(self, more: str = "") -> Search:
+        """`more`: further settings of the statement."""
         client = target.connect_embedded(self.layout.state)
 
         def search(query: np.ndarray, k: int, share: int) -> list[int]:
             where = f"WHERE attributes['{share}'] = 'yes'" if share else ""
             rows = client.query(
                 "SELECT id, source, dataset, cosineDistance(vector, {v:Array(Float32)}) AS distance FROM images"
-                f" {where} ORDER BY distance LIMIT {k} SETTINGS vector_search_filter_strategy = 'prefilter'",
+                f" {where} ORDER BY distance LIMIT {k} SETTINGS vector_search_filter_strategy = 'prefilter'{more}",
                 {"v": query.tolist()},
             ).result_rows
             return [int(row[1]) for row in rows]

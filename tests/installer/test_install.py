@@ -335,11 +335,32 @@ def test_the_committed_xml_says_what_contract_and_settings_say(function):
 
 
 def test_the_sql_files_state_the_settings_index():
+    from vdx_udf.installer.bundle import with_index
+
     text = (ROOT / "sql" / "02_tables.sql").read_text()
-    assert (
-        f"'cosineDistance', {settings.DIMENSION} /* dimension */, 'bf16', {settings.HNSW_M}, {settings.HNSW_EF_CONSTRUCTION})"
-        in text
+    assert f"'cosineDistance', {settings.DIMENSION} /* dimension */, " in text
+    assert with_index(text, "f32,1,2") != text == with_index(text, settings.INDEX)
+
+
+def test_another_index_reaches_new_tables_and_is_searched(tmp_path):
+    """i8 of M = 16 over pictures of its own; what the option refuses."""
+    done = vdx("install", "--prefix", tmp_path, "--model", "vdx-tiny", "--index", "i8,16,64")
+    assert "next:" in done.stdout
+    vdx("sql", "--prefix", tmp_path, "-f", Layout.embedded(tmp_path).sql)
+    statements = (
+        "INSERT INTO images (source, dataset, model, vector) SELECT toString(number), 'd', 'vdx-tiny', encode_text(concat('a picture of ', toString(number)))"
+        " FROM numbers(500);"
+        "SELECT any(expr || ' ' || type_full) FROM system.data_skipping_indices WHERE table = 'images';"
+        "SELECT count() FROM search_text(query = 'a picture of 7', k = 5);"
     )
+    said = vdx("sql", "--prefix", tmp_path, "-q", statements).stdout
+    assert "i8\\', 16, 64)" in said
+    assert said.splitlines()[-1] == "5"
+    for index in ("b1,32,128", "bf16,32", "bf16,0,128", "bf16, 32, 128", "x"):
+        refused = vdx("install", "--prefix", tmp_path / "other", "--model", "vdx-tiny", "--index", index, check=False)
+        assert refused.returncode == 2
+        assert "write quantization, M and ef_construction, as in bf16,64,256" in refused.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def pinned(lock: str) -> dict[str, set[str]]:

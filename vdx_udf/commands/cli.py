@@ -156,6 +156,12 @@ def _places(command):
     return command
 
 
+def _index(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(rf"({'|'.join(settings.QUANTIZATIONS)}),[1-9]\d{{0,3}},[1-9]\d{{0,4}}", value):
+        raise click.BadParameter(f"{value!r}: write quantization, M and ef_construction, as in {settings.INDEX}")
+    return value
+
+
 @main.command()
 @_places
 @click.option("--url", help="The running server, on this machine: tells the folders.  [http://user:password@host:8123]")
@@ -163,13 +169,15 @@ def _places(command):
 @_service
 @click.option("--allow", "folders", type=PATH, multiple=True,
               help="Folder that encode_image(path) may read; repeatable.  [default: user_files; --prefix: any]")  # fmt: skip
+@click.option("--index", default=settings.INDEX, show_default=True, callback=_index, metavar="QUANTIZATION,M,EF",
+              help=f"The vector index of new tables; quantization: {', '.join(settings.QUANTIZATIONS)}.")  # fmt: skip
 @click.option("--no-download", is_flag=True, help="Leave fetching the weights to the first query.")
 @click.option("--no-paths", is_flag=True, help="No path may be read: pictures come as bytes.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, write nothing.")
 @click.option("--overwrite", is_flag=True, help="Also files that somebody else changed.  [default: ask]")
 @click.option("--verify", is_flag=True, help="Then run the statements that reload, and vdx doctor.")
 def install(
-    prefix, config_dir, data_dir, user, url, model: str, folders, no_download: bool, no_paths: bool, dry_run: bool,
+    prefix, config_dir, data_dir, user, url, model: str, folders, index: str, no_download: bool, no_paths: bool, dry_run: bool,
     overwrite: bool, verify: bool, **service,
 ) -> None:  # fmt: skip
     """Lay the bundle into a server's folders or into one prefix for the embedded engine."""
@@ -195,12 +203,12 @@ def install(
         layout = replace(layout, readable=tuple(folder.absolute() for folder in folders))
     options = _service_arguments(**service)
     asks = sys.stdin.isatty() and not (overwrite or dry_run)
-    if asks and (changed := changed_since(layout, render(layout, model, options))):
+    if asks and (changed := changed_since(layout, render(layout, model, options, index))):
         click.echo("changed by somebody since vdx install wrote them, or not written by it:")
         overwrite = click.confirm("\n".join([*map(str, changed), "overwrite them?"]), abort=True)
     if not (dry_run or no_download):
         weights.fetch(layout, model, service["weights_hash"])
-    for action, path in lay(layout, model, dry_run, options, overwrite):
+    for action, path in lay(layout, model, dry_run, options, overwrite, index):
         click.echo(f"{action}  {path}")
     if dry_run:
         click.echo("nothing was written (--dry-run)")

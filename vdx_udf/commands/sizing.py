@@ -13,7 +13,7 @@ from vdx_udf import settings
 ROW_BYTES = 2_058
 INDEX_BYTES = 1_400
 # In memory: the vector in bfloat16, and 2 M links of 4 bytes (usearch's base layer; ClickHouse, "Approximate vector search").
-INDEX_MEMORY = settings.DIMENSION * 2 + 2 * settings.HNSW_M * 4
+INDEX_MEMORY = settings.DIMENSION * 2 + 2 * int(settings.INDEX.split(",")[1]) * 4
 # Rows that one core adds to a graph a second, at two numbers of rows a part. Time a row is taken to grow with their logarithm.
 BUILD_RATES = ((25_000, 414), (100_000, 210))
 # Pictures that one core embeds a second: ViT-B/32 in bfloat16, JPEGs of 640x480 read and stored.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 _VIEW = re.compile(r"^CREATE MATERIALIZED VIEW IF NOT EXISTS (\w+) TO \w+ AS\n(.*?);$", re.MULTILINE | re.DOTALL)
 _DIMENSION = re.compile(r"\b\d+ /\* dimension \*/")
+_INDEX = re.compile(r"'\w+', \d+, \d+ /\* index \*/")
 
 
 def bundle_folder(name: str) -> Path:
@@ -17,6 +18,12 @@ def bundle_folder(name: str) -> Path:
 def with_dimension(text: str, dimension: int | str) -> str:
     """The text of a SQL file with a model's embedding dimension in every place that it marks."""
     return _DIMENSION.sub(f"{dimension} /* dimension */", text)
+
+
+def with_index(text: str, index: str) -> str:
+    """The text of a SQL file whose vector index, where it marks one, is as settings.INDEX says it."""
+    quantization, m, ef_construction = index.split(",")
+    return _INDEX.sub(f"'{quantization}', {m}, {ef_construction} /* index */", text)
 
 
 def with_renewed_views(text: str) -> str:

@@ -20,14 +20,14 @@ from pathlib import Path
 from vdx_udf import __version__, contract, settings
 from vdx_udf.errors import InstallError
 from vdx_udf.installer import cluster, explorer, functions_xml
-from vdx_udf.installer.bundle import bundle_folder, with_dimension, with_renewed_views
+from vdx_udf.installer.bundle import bundle_folder, with_dimension, with_index, with_renewed_views
 from vdx_udf.installer.layout import Layout
 
 SCRIPTS = (*contract.FUNCTIONS, "vdx_worker.py")
 WORKER_CONFIG = "vdx_worker.json"
 
 
-def render(layout: Layout, model: str, options: Sequence[str]) -> dict[Path, tuple[bytes, int]]:
+def render(layout: Layout, model: str, options: Sequence[str], index: str = settings.INDEX) -> dict[Path, tuple[bytes, int]]:
     """Every file of the bundle for this layout and model: path to (content, mode)."""
     from vdx_udf.encoder.model_name import dimension_of
 
@@ -42,7 +42,7 @@ def render(layout: Layout, model: str, options: Sequence[str]) -> dict[Path, tup
     source, dimension = bundle_folder("sql"), dimension_of(model)
     for path in sorted(source.rglob("*.sql")):
         text = cluster.schema(source) if path.name == cluster.SCHEMA else with_renewed_views(path.read_text())
-        files[layout.sql / path.relative_to(source)] = (with_dimension(text, dimension).encode(), 0o644)
+        files[layout.sql / path.relative_to(source)] = (with_index(with_dimension(text, dimension), index).encode(), 0o644)
     return files | _page(layout)
 
 
@@ -102,18 +102,23 @@ def _gone(layout: Layout, files: Container[Path]) -> list[Path]:
 
 
 def install(
-    layout: Layout, model: str, dry_run: bool = False, options: Sequence[str] = (), overwrite: bool = False
+    layout: Layout,
+    model: str,
+    dry_run: bool = False,
+    options: Sequence[str] = (),
+    overwrite: bool = False,
+    index: str = settings.INDEX,
 ) -> Iterator[tuple[str, Path]]:
     """Writes what differs, removes what an earlier bundle left, and yields ("write", "keep" or "remove", path) for each file.
 
     Raises InstallError, ModelError.
 
     `options`: further arguments of `vdx serve`, such as `("--precision", "int8")`. Files that somebody else changed are
-    overwritten or removed only with `overwrite`; without it nothing is written.
+    overwritten or removed only with `overwrite`; without it nothing is written. `index`: as settings.INDEX.
     """
     if layout.owner and os.geteuid() != 0:
         raise InstallError("--user needs root: only root may give files to another user; run it with sudo")
-    files = render(layout, model, options)
+    files = render(layout, model, options, index)
     if not overwrite and not dry_run and (changed := changed_since(layout, files)):
         raise InstallError(
             f"nothing was written, since somebody changed {', '.join(map(str, changed))}: keep your changes elsewhere (a file"
