@@ -359,7 +359,7 @@ def test_another_index_reaches_new_tables_and_is_searched(tmp_path):
     for index in ("b1,32,128", "bf16,32", "bf16,0,128", "bf16, 32, 128", "x"):
         refused = vdx("install", "--prefix", tmp_path / "other", "--model", "vdx-tiny", "--index", index, check=False)
         assert refused.returncode == 2
-        assert "write quantization, M and ef_construction, as in bf16,64,256" in refused.stderr
+        assert f"write quantization, M and ef_construction, as in {settings.INDEX}" in refused.stderr
     assert not (tmp_path / "other").exists()
 
 

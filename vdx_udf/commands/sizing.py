@@ -10,12 +10,12 @@ from math import ceil, log2
 from vdx_udf import settings
 
 # Measured: bytes a row on disk, and of the index there, which is compressed.
-ROW_BYTES = 2_058
-INDEX_BYTES = 1_400
+ROW_BYTES = 2_064
+INDEX_BYTES = 1_228
 # In memory: the vector in bfloat16, and 2 M links of 4 bytes (usearch's base layer; ClickHouse, "Approximate vector search").
 INDEX_MEMORY = settings.DIMENSION * 2 + 2 * int(settings.INDEX.split(",")[1]) * 4
 # Rows that one core adds to a graph a second, at two numbers of rows a part. Time a row is taken to grow with their logarithm.
-BUILD_RATES = ((25_000, 414), (100_000, 210))
+BUILD_RATES = ((25_000, 1_437), (100_000, 1_053))
 # Pictures that one core embeds a second: ViT-B/32 in bfloat16, JPEGs of 640x480 read and stored.
 EMBED_RATE = 20
 
