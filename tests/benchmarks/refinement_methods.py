@@ -1,11 +1,13 @@
 """The methods that the refinement benchmark compares. Each starts from a text vector and yields a weight after every round."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.benchmarks.refinement_user import LABELS_A_ROUND, ROUNDS, User
+from vdx_udf.statements import split_statements
 
 
 class Pool:
@@ -72,7 +74,7 @@ def logistic_regression(pool: Pool, concept: str, text: np.ndarray, user: User) 
         yield weight
 
 
-def ours(pool: Pool, concept: str, text: np.ndarray, user: User) -> Iterator[np.ndarray]:
+def ours(pool: Pool, concept: str, text: np.ndarray, user: User, view: str = "refine") -> Iterator[np.ndarray]:
     """next_to_label() and refine()."""
     pool.start(concept, text)
     for _ in range(ROUNDS):
@@ -81,8 +83,19 @@ def ours(pool: Pool, concept: str, text: np.ndarray, user: User) -> Iterator[np.
         )
         rows = [pool.row_of[id] for (id,) in shown.result_rows]
         pool.label(concept, rows, user.judge(rows))
-        pool.client.command("INSERT INTO classifiers SELECT * FROM refine(concept = {c:String})", parameters={"c": concept})
+        pool.client.command(f"INSERT INTO classifiers SELECT * FROM {view}(concept = {{c:String}})", parameters={"c": concept})
         yield pool.weight(concept)
 
 
-METHODS = {"text only": text_only, "published recipe": published, "logistic regression": logistic_regression, "refine": ours}
+def before(pool: Pool, concept: str, text: np.ndarray, user: User) -> Iterator[np.ndarray]:
+    """The same with refine() as it was until 0.1."""
+    if not pool.client.query("SELECT 1 FROM system.tables WHERE name = 'refine_before'").result_rows:
+        for statement in split_statements((Path(__file__).parent / "refine_before.sql").read_text()):
+            pool.client.command(statement)
+    return ours(pool, f"{concept}, before", text, user, "refine_before")
+
+
+METHODS = {
+    "text only": text_only, "published recipe": published, "logistic regression": logistic_regression, "refine 0.1": before,
+    "refine": ours,
+}  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.benchmarks.refinement_user import halves
 from vdx_udf.tiny.pictures import (
     BACKGROUNDS,
     COLOURS,
@@ -123,17 +124,26 @@ def projected(name: str, features: np.ndarray, labels: np.ndarray, seed: int, di
 
 
 def from_parquet(data: Path, texts: Path) -> LabelledSet:
-    """A set from outside: `data` with the columns id, vector, label; `texts` with label, vector. One concept a label."""
+    """A set from outside: `data` with the columns id, vector, and label or, a list of them a row, labels; `texts` with label, vector.
+
+    One concept a text that some row of each half has as its label; which texts are left out is printed.
+    """
     import pyarrow.parquet as parquet
 
     rows, named = parquet.read_table(data).to_pydict(), parquet.read_table(texts).to_pydict()
-    labels = np.array([str(label) for label in rows["label"]])
+    labels = (
+        [{str(label) for label in own} for own in rows["labels"]] if "labels" in rows else [{str(own)} for own in rows["label"]]
+    )
     concepts = [
-        Concept(str(label), labels == str(label), unit(np.array(vector, np.float32)))
+        Concept(str(label), np.array([str(label) in own for own in labels]), unit(np.array(vector, np.float32)))
         for label, vector in zip(named["label"], named["vector"], strict=True)
     ]
-    if empty := [concept.name for concept in concepts if not concept.relevant.any()]:
-        raise ValueError(f"{texts} names labels that no row of {data} has: {', '.join(empty[:5])}")
+    parts = halves(len(labels))
+    if rare := [concept.name for concept in concepts if not all(concept.relevant[half].any() for half in parts)]:
+        print(f"left out, since no row of one half has them: {', '.join(rare)}")
+    concepts = [concept for concept in concepts if concept.name not in rare]
+    if not concepts:
+        raise ValueError(f"{texts} names no label that rows of both halves of {data} have")
     return LabelledSet(data.stem, unit(np.array(rows["vector"], np.float32)), concepts)
 
 

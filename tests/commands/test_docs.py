@@ -238,8 +238,8 @@ def test_the_sizing_table_is_the_models_and_its_figures_are_measured():
     million, hundred, billions = map(sizing.needs, (10**6, 10**8, 10**10))
     assert (million.nodes, million.index_memory) == (1, 10**6 * sizing.INDEX_MEMORY)
     assert hundred.nodes == -(-hundred.index_memory // int(sizing.MEMORY * sizing.INDEX_SHARE))
-    # As many pictures a node: the hours stay, the nodes grow.
-    assert billions.build_hours == pytest.approx(hundred.build_hours, rel=0.3)
+    # The nodes grow with the pictures, which leaves as many to each, but for what rounds up.
+    assert billions.build_hours == pytest.approx(hundred.build_hours, rel=0.5)
     assert billions.nodes == pytest.approx(100 * hundred.nodes, rel=0.3)
     assert sizing.build_rate(10**7) < sizing.build_rate(10**5) < sizing.build_rate(25_000)
 

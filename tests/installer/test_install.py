@@ -371,17 +371,20 @@ def pinned(lock: str) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize(("lock", "has_tests"), [("requirements.txt", True), ("requirements-demo.txt", False)])
-def test_the_lock_files_pin_what_the_package_asks_for(lock, has_tests):
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [("requirements.txt", {"test"}), ("requirements-demo.txt", set()), ("requirements-bench.txt", {"test", "bench"})],
+)
+def test_the_lock_files_pin_what_the_package_asks_for(lock, extras):
     """Every dependency, at a version that it admits, with hashes."""
     text = (ROOT / ".ci" / lock).read_text()
     found = pinned(text)
     for line in (*requires("vdx-udf"), "hatchling", "editables"):
         wanted = Requirement(line)
-        if has_tests or not wanted.marker:
+        if not wanted.marker or any(wanted.marker.evaluate({"extra": extra}) for extra in extras):
             versions = found[canonicalize_name(wanted.name)]
             assert all(wanted.specifier.contains(version) for version in versions), (line, versions)
-    assert ("pytest" in found) == has_tests
+    assert ("pytest" in found, "lancedb" in found) == ("test" in extras, "bench" in extras)
     assert all("--hash=sha256:" in block for block in re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:])
     assert not re.search(r"https?://|--index|file:", text)
 
@@ -389,3 +392,8 @@ def test_the_lock_files_pin_what_the_package_asks_for(lock, has_tests):
 def test_the_demo_runs_on_the_versions_that_the_tests_use():
     demo, tests = (pinned((ROOT / ".ci" / name).read_text()) for name in ("requirements-demo.txt", "requirements.txt"))
     assert all(versions <= tests[name] for name, versions in demo.items())
+
+
+def test_the_search_benchmark_runs_on_the_versions_that_the_tests_use():
+    tests, bench = (pinned((ROOT / ".ci" / name).read_text()) for name in ("requirements.txt", "requirements-bench.txt"))
+    assert all(versions <= bench[name] for name, versions in tests.items())

@@ -244,7 +244,8 @@ def test_search_quality_is_recall_against_brute_force(fresh_tables):
 
 
 @pytest.mark.long
-def test_the_refinement_benchmark_runs_on_a_set_from_outside(tmp_path):
+@pytest.mark.parametrize("column", ["label", "labels"])
+def test_the_refinement_benchmark_runs_on_a_set_from_outside(tmp_path, column):
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -252,9 +253,17 @@ def test_the_refinement_benchmark_runs_on_a_set_from_outside(tmp_path):
     centres = unit(rng.normal(size=(3, 48)))
     labels = rng.integers(0, 3, 400)
     vectors = unit(centres[labels] + 0.8 * unit(rng.normal(size=(400, 48))))
-    rows = {"id": np.arange(400), "vector": list(vectors), "label": [f"class {label}" for label in labels]}
+    named = [f"class {label}" for label in labels]
+    rows = {
+        "id": np.arange(400),
+        "vector": list(vectors),
+        column: named if column == "label" else [[each, "any"] for each in named],
+    }
     parquet.write_table(pa.table(rows), tmp_path / "rows.parquet")
-    texts = {"label": ["class 0", "class 2"], "vector": list(unit(centres[[0, 2]] + 0.6 * unit(rng.normal(size=(2, 48)))))}
+    texts = {
+        "label": ["class 0", "class 2", "none"],
+        "vector": list(unit(centres[[0, 2, 1]] + 0.6 * unit(rng.normal(size=(3, 48))))),
+    }
     parquet.write_table(pa.table(texts), tmp_path / "texts.parquet")
     command = [
         sys.executable,
@@ -270,7 +279,8 @@ def test_the_refinement_benchmark_runs_on_a_set_from_outside(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "refinement.json").read_text())
-    assert len(found) == 2 * 4 * 7
+    assert "left out, since no row of one half has them: none\n" in done.stdout
+    assert len(found) == 2 * 5 * 7
     assert found[0].keys() == {"set", "concept", "hard", "method", "round", "average_precision"}
     assert {row["set"] for row in found} == {"rows"}
     last = {row["method"]: row["average_precision"] for row in found if row["round"] == 6 and row["concept"] == "class 2"}

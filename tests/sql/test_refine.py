@@ -129,7 +129,7 @@ def test_a_round_is_the_minimum_of_the_stated_objective(world):
     world.refine()
     weight, method, freedom = world.current("weight, method, freedom")
     assert method == "anchored"
-    assert freedom > 0
+    assert freedom == 16
     random = [world.row_of[id] for (id,) in world.rows("SELECT id FROM random_images(seed = 'wanted', n = 100)")]
     random = [row for row in random if row not in judged]
     backdrop = world.vectors[random].astype(float)
@@ -144,7 +144,7 @@ def test_a_round_is_the_minimum_of_the_stated_objective(world):
     costs = np.where(labels, len(judged) / 2 / positives, len(judged) / 2 / negatives)
     costs[len(judged) :] *= each
     costs = np.minimum(costs, 5)
-    slope = slope_scale * deviation
+    slope = slope_scale * deviation / 2
 
     def objective(p):
         a, b, v = p[0], p[1], p[2:]
