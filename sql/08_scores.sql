@@ -55,12 +55,13 @@ ORDER BY distance
 LIMIT {k:UInt32};
 
 -- threshold(concept, precision): the least probability from which on the images are expected to be right as often as wanted,
--- how many those are, how many of them are right, and 90 % intervals; NULL and 0 where no threshold reaches it.
+-- how many those are, how many of them are right, and 90 % intervals. Where no threshold is expected to reach it, `reached` is false and
+-- the row is the cut with the highest precision that is expected: look at its interval before you rely on it.
 --
 -- It adds up the calibrated probabilities of all images. The calibration rests on labels that were chosen by their scores
 -- or at random, never by what they show, so at any one score the judged images speak for the others. The intervals
 -- are those of 200 draws of logit scale and bias from their `uncertainty`; they hold no other doubt.
--- Example: SELECT threshold, images, expected_precision FROM threshold(concept = 'circles', precision = 0.9)
+-- Example: SELECT threshold, reached, images, expected_precision, precision_low FROM threshold(concept = 'circles', precision = 0.9)
 CREATE OR REPLACE VIEW threshold AS
 WITH
     assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias, uncertainty) FROM current_weight(concept = {concept:String}))) AS current,
@@ -94,12 +95,15 @@ WITH
     cut AS
     (
         SELECT any(logits) AS cuts, any(above) AS above_cuts, anyIf(right, draw = 0) AS right_cuts,
-            arrayLastIndex((found, rows) -> found / rows >= {precision:Float64}, right_cuts, above_cuts) AS at,
+            arrayMap((found, rows) -> found / rows, right_cuts, above_cuts) AS precisions,
+            arrayLastIndex(expected -> expected >= {precision:Float64}, precisions) AS last,
+            if(last > 0, last, arrayLastIndex(expected -> expected = arrayMax(precisions), precisions)) AS at,
             arrayMap(row -> row[at], groupArrayIf(right, draw > 0)) AS drawn
         FROM draws
     )
 SELECT
-    if(at = 0, NULL, vdx_sigmoid(cuts[at] - 0.05)) AS threshold,
+    if(at = 0, NULL, vdx_sigmoid(cuts[at] - 0.05)) AS threshold, -- NULL without a picture
+    last > 0 AS reached,
     above_cuts[at] AS images,
     right_cuts[at] AS expected_right,
     arrayReduce('quantile(0.05)', drawn) AS right_low,

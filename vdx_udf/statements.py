@@ -29,6 +29,7 @@ def split_statements(text: str) -> Iterator[str]:
 
 
 _KEPT = re.compile(r"\s*(CREATE\s+(OR\s+REPLACE\s+)?(MATERIALIZED\s+)?VIEW|ALTER\s+TABLE|DELETE\s+FROM)\b", re.IGNORECASE)
+_VIEW = re.compile(r"\s*CREATE\s+OR\s+REPLACE\s+VIEW\s+(\w+)", re.IGNORECASE)
 _CALL = re.compile(r"(\b(?:FROM|(?<!ARRAY )JOIN)\s+)(\w+)(?=\s*\()|\bcurrentDatabase\(\)", re.IGNORECASE)
 
 
@@ -51,6 +52,15 @@ def qualified(statement: str, database: str, table_functions: Container[str]) ->
         written += [statement[end : call.start()], f"{call[1]}{name}.{call[2]}" if call[2] else literal]
         end = call.end()
     return "".join((*written, statement[end:]))
+
+
+def placed(path: Path, database: str) -> Iterator[str]:
+    """The statements of files that create every view with parameters that they read, as they are to be kept in a database."""
+    statements = list(statements_of(path))
+    own = {made[1] for statement in statements if (made := _VIEW.match(_blanked(statement)))}
+    for statement in statements:
+        others = {*re.findall(r"\w+", statement)} - own
+        yield qualified(statement, database, others) if is_kept(statement) else statement
 
 
 def _blanked(statement: str) -> str:

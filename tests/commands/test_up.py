@@ -18,6 +18,7 @@ from clickhouse_driver import Client
 
 from tests import browser as browsers
 from tests.conftest import ask, free_ports, started, vdx, wait_for
+from vdx_udf import engine
 from vdx_udf.installer import explorer
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.installer.layout import Layout
@@ -140,12 +141,39 @@ def test_a_prefix_without_a_bundle_is_said_so(tmp_path):
     assert f"no bundle is installed in {tmp_path / 'nothing'}: run `vdx install --prefix" in done.stderr
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.long
 def test_no_native_port_is_opened_when_none_is_wanted(layout):
+    """Nor ClickHouse's own, which is taken where another server runs."""
+    before = is_open(9000)
     with started(layout.state, "--native-port", "0") as (_, url, native_port):
         assert ask(url, "SELECT 1") == [[1]]
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", native_port)) != 0
+        assert not is_open(native_port)
+        assert is_open(9000) == before
+
+
+def test_the_views_read_the_same_from_another_database(up):
+    """As the files applied by a client have them; the server applies them as it starts."""
+    layout, url, _ = up
+    kept = "SELECT name, create_table_query FROM system.tables WHERE database = 'default' AND engine IN ('View', 'MaterializedView')"
+    client = engine.connect_server(f"{url}/default")
+    before = dict(client.query(kept).result_rows)
+    assert "`default`.current_weight" in before["best_scores"] or "default.current_weight" in before["best_scores"]
+    engine.apply_schema(client, layout.sql)
+    assert dict(client.query(kept).result_rows) == before
+    client.command("CREATE DATABASE IF NOT EXISTS elsewhere")
+    client.database = "elsewhere"
+    for view in (
+        "zero_shot(labels = ['a', 'b'], template_set = 'default')",
+        "index_status",
+        "near_duplicates(dataset = '', least = 0.9)",
+    ):
+        client.query(f"SELECT * FROM default.{view}")
+    client.close()
 
 
 @pytest.mark.long

@@ -340,22 +340,34 @@ def test_the_threshold_holds_what_it_promises(fresh_tables, seed):
     world = World(fresh_tables, vectors, rng.random(6_000) < truth, text, put(fresh_tables, vectors))
     world.label({*np.argsort(-cosines)[:400:4].tolist(), *rng.integers(0, 6_000, 60).tolist()})
     world.refine()
-    ((threshold, images, right, low, high, precision, precision_low, precision_high),) = world.rows(
+    ((threshold, reached, images, right, low, high, precision, precision_low, precision_high),) = world.rows(
         "SELECT * FROM threshold(concept = 'wanted', precision = 0.7)"
     )
     weight, scale, bias = world.current()
     above = sigmoid(scale * (vectors @ np.array(weight)) + bias) >= threshold
     assert above.sum() == pytest.approx(images, abs=0.03 * images + 3)
+    assert reached
     assert 0.7 <= precision < 0.85
     assert low < right < high
     assert precision_low - 0.05 < truth[above].mean() < precision_high + 0.05
     assert low * 0.9 < world.relevant[above].sum() < high * 1.1
 
 
-def test_a_precision_that_nothing_reaches_has_no_threshold(world):
+def test_where_nothing_reaches_a_precision_the_best_cut_comes_and_says_so(world):
     world.label(np.flatnonzero(~world.relevant)[:30])
     world.refine()
-    assert world.rows("SELECT threshold, images FROM threshold(concept = 'wanted', precision = 0.99)") == [(None, 0)]
+    ((threshold, reached, images, precision, low, high),) = world.rows(
+        "SELECT threshold, reached, images, expected_precision, precision_low, precision_high"
+        " FROM threshold(concept = 'wanted', precision = 0.99)"
+    )
+    assert not reached
+    assert low <= precision <= high < 0.99
+    weight, scale, bias = world.current()
+    probabilities = sigmoid(scale * (world.vectors @ np.array(weight)) + bias)
+    assert (probabilities >= threshold).sum() == pytest.approx(images, abs=2)
+    assert precision == pytest.approx(probabilities[probabilities >= threshold].mean(), abs=0.01)
+    world.client.command("TRUNCATE TABLE images")
+    assert world.rows("SELECT threshold, reached, images FROM threshold(concept = 'wanted', precision = 0.5)") == [(None, 0, 0)]
 
 
 def test_all_concepts_are_scored_in_one_pass(world):

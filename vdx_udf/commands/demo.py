@@ -241,7 +241,7 @@ FROM next_to_label(concept = '{CONCEPT}', k = {LABELS_A_ROUND}) INNER JOIN image
     demo.sql(
         f"SELECT moved, count() FROM compare_rounds(concept = '{CONCEPT}', before = 0, after = {ROUNDS}, k = 50) GROUP BY moved"
     )
-    demo.sql(f"SELECT threshold, images, right_low, right_high FROM threshold(concept = '{CONCEPT}', precision = 0.8)")
+    demo.sql(f"SELECT threshold, reached, images, right_low, right_high FROM threshold(concept = '{CONCEPT}', precision = 0.8)")
     demo.report["average_precision"] = precision
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from vdx_udf.errors import VdxError, readable
-from vdx_udf.statements import statements_of
+from vdx_udf.statements import placed
 
 STOP_SECONDS = 10  # for queries that cannot be cancelled at once, when the server is to end
 _ADDRESS, _LOG = "address", "server.log"  # files beside the configuration; the first is locked while the server runs
@@ -31,16 +31,27 @@ class ServerError(VdxError):
 
 
 @contextmanager
-def running(data: Path, config: Path, user_files: Path, url: str, schema: Path | None = None) -> Iterator[subprocess.Popen]:
+def running(
+    data: Path, config: Path, user_files: Path, url: str, schema: Path | None = None, native: bool = True
+) -> Iterator[subprocess.Popen]:
     """The server, from when it answers to when it has ended. It ends with this process, however that ends.
 
-    `config`: the folder of its config.xml and config.d. `schema`: SQL files that run before a port opens. Raises ServerError.
+    `config`: the folder of its config.xml and config.d. `schema`: SQL files that run before a port opens. `native`: whether one
+    opens for the native protocol, which would be 9000 where the configuration names none. Raises ServerError.
     """
     refuse_second(data)
     with open(config / _ADDRESS, "a+") as address:
         _lock(address, data)
         address.truncate(0)
-        command = [sys.executable, "-m", "vdx_udf.commands.server", data, user_files, *([schema] if schema else [])]
+        command = [
+            sys.executable,
+            "-m",
+            "vdx_udf.commands.server",
+            data,
+            user_files,
+            str(int(native)),
+            *([schema] if schema else []),
+        ]
         # In a session of its own: Ctrl-C is for this process, which then ends the server. chDB reads a config.xml of the
         # working folder as it is imported, and again as the server starts: that one must be ours and the folder user_files.
         with (
@@ -130,17 +141,16 @@ def _linked(config: Path, user_files: Path) -> Iterator:
         unlink()
 
 
-def _program(schema: Path | None) -> str:
+def _program(native: bool, schema: Path | None) -> str:
     """The server's life in SQL. Standard input is a pipe that ends when the parent closes it or is gone."""
+    ports = ("HTTP", "TCP") if native else ("HTTP",)
     statements = (
         "SYSTEM STOP LISTEN HTTP",  # an engine that cannot listen says so before anything else fails on it
-        *(statements_of(schema) if schema else ()),
-        "SYSTEM START LISTEN HTTP",
-        "SYSTEM START LISTEN TCP",
+        *(placed(schema, "default") if schema else ()),
+        *(f"SYSTEM START LISTEN {port}" for port in ports),
         f"INSERT INTO FUNCTION file(1, LineAsString, 'line String') SELECT '{_READY}'",
         "SELECT * FROM file(0, LineAsString, 'line String') FORMAT Null",
-        "SYSTEM STOP LISTEN HTTP",
-        "SYSTEM STOP LISTEN TCP",
+        *(f"SYSTEM STOP LISTEN {port}" for port in ports),
         "KILL QUERY WHERE query_id != queryID() ASYNC FORMAT Null",  # or the process would wait for them
     )
     return ";\n".join(statements)
@@ -155,13 +165,13 @@ def _end_in_time() -> None:
     os._exit(1)
 
 
-def _serve(data: str, user_files: str, schema: str | None = None) -> None:
+def _serve(data: str, user_files: str, native: str, schema: str | None = None) -> None:
     from chdb import _chdb
 
     os.chdir(user_files)
     threading.Thread(target=_end_in_time, daemon=True).start()
     # The format is also what HTTP answers in unless told otherwise.
-    _chdb.query(_program(Path(schema) if schema else None), "TabSeparated", path=data)
+    _chdb.query(_program(native == "1", Path(schema) if schema else None), "TabSeparated", path=data)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ def serve(prefix: Path, door: Door, ready: Callable[[str], None] = lambda url: N
     url = f"http://{LOOPBACK}:{door.port}"
     with (
         suppress(KeyboardInterrupt),
-        server.running(layout.data, layout.server_config, layout.user_files, url, layout.sql) as process,
+        server.running(
+            layout.data, layout.server_config, layout.user_files, url, layout.sql, native=door.native_port != 0
+        ) as process,
     ):
         click.echo(f"explorer: http://{door.names[0]}:{door.port}{explorer.URL}/")
         if door.native_port:
