@@ -23,18 +23,19 @@ CREATE OR REPLACE FUNCTION vdx_refusal AS (held, encoder) -> format(
     || ' model with vdx install, or load the pictures again and DELETE FROM images WHERE weights_hash != ''{}''',
     held, encoder.1, encoder.2, encoder.2);
 
--- vdx_at_least(value, bound): whether an attribute's value is the bound or more: ISO dates in the order of time, beside a bound that is a
--- number as numbers, otherwise in the order of texts. A value that is not there, or is no number beside one, is not.
+-- vdx_at_least(value, bound): whether an attribute's value is the bound or more: ISO dates in the order of time, to the bound's own
+-- precision (2024-05-02 is all of that day); beside a bound that is a number as numbers; otherwise in the order of texts. A value that is
+-- not there, or is no number beside one, is not.
 -- Example: SELECT vdx_at_least('400', '50'), vdx_at_least('2024-03-01', '2024')
 CREATE OR REPLACE FUNCTION vdx_at_least AS (value, bound) -> if(
     isNull(toFloat64OrNull(bound)) OR match(value, '^[0-9]{4}-[0-9]{2}'),
     notEmpty(value) AND value >= bound, ifNull(toFloat64OrNull(value) >= toFloat64OrNull(bound), false));
 
 -- vdx_at_most(value, bound): the same for the bound or less.
--- Example: SELECT vdx_at_most('50', '400'), vdx_at_most('2024-03-01', '2024-12-31')
+-- Example: SELECT vdx_at_most('50', '400'), vdx_at_most('2024-03-01 18:30:00', '2024-03')
 CREATE OR REPLACE FUNCTION vdx_at_most AS (value, bound) -> if(
     isNull(toFloat64OrNull(bound)) OR match(value, '^[0-9]{4}-[0-9]{2}'),
-    notEmpty(value) AND value <= bound, ifNull(toFloat64OrNull(value) <= toFloat64OrNull(bound), false));
+    notEmpty(value) AND if(match(value, '^[0-9]{4}-[0-9]{2}'), substring(value, 1, length(bound)), value) <= bound, ifNull(toFloat64OrNull(value) <= toFloat64OrNull(bound), false));
 
 -- vdx_passes(attributes, any_of, none_of, at_least, at_most): whether attributes hold one of the values of each key of any_of, none of
 -- those of none_of, and lie within the bounds of the other two; empty maps ask for nothing.

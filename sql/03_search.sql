@@ -101,9 +101,15 @@ LIMIT {k:UInt32};
 CREATE OR REPLACE VIEW search_mix AS
 WITH
     (
-        SELECT vdx_normalize(sumForEach(arrayMap(x -> x * pair.2, encode_text(pair.1))))
-        FROM (SELECT arrayJoin(arrayZip({texts:Array(String)}, {weights:Array(Float32)})) AS pair)
-        HAVING NOT throwIf(L2Norm(sumForEach(arrayMap(x -> x * pair.2, encode_text(pair.1)))) < 1e-6, 'search_mix: these texts and weights add up to no direction')
+        SELECT vdx_normalize(total)
+        FROM
+        (
+            SELECT sumForEach(arrayMap(x -> x * pair.2, encode_text(pair.1))) AS total
+            FROM (SELECT arrayJoin(arrayZip({texts:Array(String)}, arrayResize({weights:Array(Float32)}, length({texts:Array(String)})))) AS pair)
+        )
+        WHERE NOT throwIf(length({texts:Array(String)}) != length({weights:Array(Float32)}),
+                'search_mix: as many weights as texts are needed, one for each')
+            AND NOT throwIf(NOT L2Norm(total) >= 1e-6, 'search_mix: these texts and weights add up to no direction')
         SETTINGS apply_deleted_mask = 1
     ) AS target
 SELECT id, source, dataset, distance

@@ -9,7 +9,7 @@ CREATE OR REPLACE VIEW next_to_label_mix AS
 WITH
     assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM current_weight(concept = {concept:String}))) AS current,
     [{top:Float64}, {uncertain:Float64}, {diverse:Float64}, {random:Float64}] AS shares,
-    arrayMap(part -> toUInt32(round({k:UInt32} * part / arraySum(shares))), arrayCumSum(shares)) AS marks,
+    arrayMap(part -> toUInt32(greatest(0, round({k:UInt32} * part / greatest(arraySum(shares), 1e-9)))), arrayCumSum(shares)) AS marks,
     arrayDifference(arrayPushFront(marks, 0)) AS quotas, -- after a first 0
     judged AS (SELECT image_id FROM current_labels WHERE concept = {concept:String}),
     -- Others after every label: random_images with a seed that counts them, which a view's argument cannot.
@@ -130,6 +130,8 @@ SELECT
     vdx_sigmoid(current.2 * (1 - distance) + current.3) AS probability,
     ['top', 'uncertain', 'diverse', 'random'][pick.2] AS reason
 FROM (SELECT arrayJoin(list) AS pick, known[indexOf(ids, pick.1)] AS found FROM taken)
+WHERE NOT throwIf(NOT (arrayMin(shares) >= 0 AND arraySum(shares) > 0),
+    'next_to_label_mix: top, uncertain, diverse and random are shares: none below 0, and one at least above')
 ORDER BY pick.2, distance;
 
 -- next_to_label(concept, k): k unjudged images to judge next, with the reason of each: 4 in 10 the top of the ranking, 3

@@ -56,7 +56,8 @@ LIMIT {k:UInt32};
 
 -- threshold(concept, precision): the least probability from which on the images are expected to be right as often as wanted,
 -- how many those are, how many of them are right, and 90 % intervals. Where no threshold is expected to reach it, `reached` is false and
--- the row is the cut with the highest precision that is expected: look at its interval before you rely on it.
+-- the row is the cut with the highest precision that is expected: look at its interval before you rely on it. A round that was not
+-- calibrated (round 0, fit) has no interval: NULL.
 --
 -- It adds up the calibrated probabilities of all images. The calibration rests on labels that were chosen by their scores
 -- or at random, never by what they show, so at any one score the judged images speak for the others. The intervals
@@ -106,12 +107,13 @@ SELECT
     last > 0 AS reached,
     above_cuts[at] AS images,
     right_cuts[at] AS expected_right,
-    arrayReduce('quantile(0.05)', drawn) AS right_low,
-    arrayReduce('quantile(0.95)', drawn) AS right_high,
+    if(current.4.bias = 0, NULL, arrayReduce('quantile(0.05)', drawn)) AS right_low,
+    if(current.4.bias = 0, NULL, arrayReduce('quantile(0.95)', drawn)) AS right_high,
     if(at = 0, NULL, expected_right / images) AS expected_precision,
     if(at = 0, NULL, right_low / images) AS precision_low,
     if(at = 0, NULL, right_high / images) AS precision_high
-FROM cut;
+FROM cut
+WHERE NOT throwIf(NOT ({precision:Float64} > 0 AND {precision:Float64} <= 1), 'threshold: a precision is more than 0 and at most 1');
 
 -- concept_weights: each concept's current classifier, its weight at unit length.
 -- Example: SELECT concept, round FROM concept_weights

@@ -186,7 +186,9 @@ def test_labels_of_one_kind_keep_the_text_vector(world):
 
 
 def test_refining_needs_labels(world):
-    with pytest.raises(Exception, match="this concept has no labels yet: INSERT INTO labels"):
+    with pytest.raises(
+        Exception, match="this concept has no labels yet, or none whose pictures images holds: INSERT INTO labels"
+    ):
         world.rows("SELECT * FROM refine(concept = 'wanted')")
     with pytest.raises(Exception, match="this concept has no classifier yet"):
         world.rows("SELECT * FROM refine(concept = 'nobody started this')")
@@ -227,6 +229,13 @@ def test_a_mix_of_one_kind_is_all_of_that_kind(world):
         shares = ", ".join(f"{n} = {int(n == name)}" for n in ("top", "uncertain", "diverse", "random"))
         rows = world.rows(f"SELECT reason FROM next_to_label_mix(concept = 'wanted', k = 7, {shares})")
         assert [row[0] for row in rows] == [name] * 7
+
+
+@pytest.mark.parametrize("shares", [(0, 0, 0, 0), (-1, 0, 0, 2), (1, 1, 1, -1)])
+def test_a_mix_that_is_none_is_refused(world, shares):
+    given = ", ".join(f"{name} = {n}" for name, n in zip(("top", "uncertain", "diverse", "random"), shares, strict=True))
+    with pytest.raises(Exception, match="shares: none below 0, and one at least above"):
+        world.rows(f"SELECT reason FROM next_to_label_mix(concept = 'wanted', k = 7, {given})")
 
 
 def test_the_diverse_share_is_farthest_from_the_judged(world):
@@ -351,6 +360,18 @@ def test_the_threshold_holds_what_it_promises(fresh_tables, seed):
     assert low < right < high
     assert precision_low - 0.05 < truth[above].mean() < precision_high + 0.05
     assert low * 0.9 < world.relevant[above].sum() < high * 1.1
+
+
+def test_what_was_not_calibrated_has_no_interval(world):
+    ((reached, images, low, high, precision_low),) = world.rows(
+        "SELECT reached, images, right_low, right_high, precision_low FROM threshold(concept = 'wanted', precision = 0.5)"
+    )
+    assert reached
+    assert images > 0
+    assert (low, high, precision_low) == (None, None, None)
+    for precision in ("0", "-1", "1.5", "nan"):
+        with pytest.raises(Exception, match="a precision is more than 0 and at most 1"):
+            world.rows(f"SELECT * FROM threshold(concept = 'wanted', precision = {precision})")
 
 
 def test_where_nothing_reaches_a_precision_the_best_cut_comes_and_says_so(world):

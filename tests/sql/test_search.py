@@ -92,6 +92,9 @@ CONDITIONS = {
     "numbers": ({"at_least": {"iso": "100"}, "at_most": {"iso": "400.5"}}, lambda r, n: 100 <= number(r.attributes[n]["iso"]) <= 400.5),
     "dates": ({"at_least": {"taken": "2012-05"}, "at_most": {"taken": "2012-12-31"}},
               lambda r, n: "2012-05" <= r.attributes[n]["taken"] <= "2012-12-31"),
+    "a month and all of its days": ({"at_least": {"taken": "2012-05"}, "at_most": {"taken": "2012-05"}},
+                                    lambda r, n: r.attributes[n]["taken"].startswith("2012-05")),
+    "years": ({"at_least": {"taken": "2012"}, "at_most": {"taken": "2013"}}, lambda r, n: r.attributes[n]["taken"][:4] in ("2012", "2013")),
     "a bound of what is not there": ({"at_least": {"colour": "a"}}, lambda r, n: "colour" in r.attributes[n]),
     "a number beside texts": ({"at_most": {"colour": "7"}}, lambda r, n: False),
     "caption": ({"caption": "Snow and"}, lambda r, n: "snow and" in r.captions[n]),
@@ -176,7 +179,7 @@ def test_a_mix_is_the_weighted_sum_of_its_texts(loaded, clip):
     )
     assert np.allclose([row[0] for row in found.result_rows], wanted, atol=5e-3)
     for statement, said in (
-        ("search_mix(texts = ['a', 'b'], weights = [1], k = 9)", "different array sizes"),
+        ("search_mix(texts = ['a', 'b'], weights = [1], k = 9)", "as many weights as texts"),
         ("search_mix(texts = ['a', 'a'], weights = [1, -1], k = 9)", "add up to no direction"),
     ):
         with pytest.raises(Exception, match=said):
