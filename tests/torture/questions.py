@@ -216,6 +216,13 @@ class Questions:
             {*range(rows)},
         )
 
+    def _vdx_check_weights(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        rows = min(rows, VECTORS)
+        return (
+            f"SELECT k, if(vdx_check_weights('vdx-tiny', '', toUInt8((k + {salt}) % 2)) = (k + {salt}) % 2, 0, 1) FROM torture_vectors WHERE k < {rows}",
+            {*range(rows)},
+        )
+
     def _vdx_encoder_info(self, rows: int, salt: int) -> tuple[str, set[int]]:
         return f"SELECT 0, if(vdx_encoder_info('{salt}')['dimension'] = '512', 0, 1)", {0}
 
