@@ -98,11 +98,15 @@ def clip():
 @pytest.fixture
 def fresh_tables(client):
     """Empties the tables, so that a test sees only its own rows."""
+    empty_tables(client)
+    return client
+
+
+def empty_tables(client) -> None:
     for table in (
         "images", "superseded_images", "superseded_rejects", "arrivals", "rejects", "inputs", "labels", "classifiers", "kept_concepts", "kept_scores", "near_pairs", "neighbours", "search_trials",
     ):  # fmt: skip
         client.command(f"TRUNCATE TABLE {table}")
-    return client
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ def test_doctor_finds_everything_well(prefix):
     assert re.findall(r"^(\w+)", done.stdout, re.MULTILINE) == ["ok"] * 12
 
 
+@pytest.mark.long
 def test_doctor_names_what_is_broken_and_the_remedy(prefix, tmp_path):
     other = tmp_path / "engine"
     vdx("install", "--prefix", other, "--model", "vdx-tiny")

@@ -239,6 +239,7 @@ def test_parameters_are_checked_before_anything_runs(layout):
         load.complete(path, {"path": "/x", "dateset": "y"})
 
 
+@pytest.mark.long
 def test_the_command_shows_how_far_it_is_and_errors_in_one_line(prefix, tmp_path):
     rng, folder = np.random.default_rng(15), tmp_path / "many"
     folder.mkdir()

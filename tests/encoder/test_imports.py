@@ -31,7 +31,7 @@ def test_a_service_answers_without_torchs_compiler_and_transformers(clip):
 
 @pytest.mark.parametrize(
     ("model", "imported"),
-    [("ViT-B-32/openai", False), ("xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k", True)],
+    [("ViT-B-32/openai", False), pytest.param("xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k", True, marks=pytest.mark.long)],
 )
 def test_transformers_is_imported_for_a_text_tower_of_its_own(model, imported):
     program = (

@@ -77,6 +77,7 @@ def test_every_language_equals_open_clip_however_texts_are_batched(checkpoint):
     assert np.abs(together - alone).max() < 1e-5
 
 
+@pytest.mark.long
 def test_it_works_through_sql(checkpoint, tmp_path):
     layout = Layout.embedded(tmp_path / "prefix")
     list(install(layout, checkpoint, options=("--precision", "float32")))

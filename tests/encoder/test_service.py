@@ -350,6 +350,7 @@ def ask_now_and_then(folder: Path, idle: float, started: float) -> tuple[socket.
     return connection, last
 
 
+@pytest.mark.long
 def test_it_stops_when_idle_and_not_before(served, tmp_path):
     for idle in (3, 30, 300):
         started, process = time.monotonic(), served("--idle-seconds", str(idle))

@@ -397,7 +397,9 @@ def test_every_statement_is_shown_copied_and_means_the_same_in_the_shell(browser
         assert json.loads(done.stdout)["data"] == json.loads(body)["data"], text[:200]
 
 
-@pytest.mark.parametrize("device", ["desktop", "desktop dark", "phone"])
+@pytest.mark.parametrize(
+    "device", ["desktop", *(pytest.param(each, marks=pytest.mark.long) for each in ("desktop dark", "phone"))]
+)
 def test_accessibility(browser, server, device):
     axe = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="the package axe-playwright-python is not installed"
@@ -424,6 +426,7 @@ def test_accessibility(browser, server, device):
         assert not [v["id"] for v in found if v["impact"] in ("serious", "critical")]
 
 
+@pytest.mark.long
 def test_an_empty_database_says_what_to_do(browser, tmp_path):
     list(install(Layout.embedded(tmp_path), "vdx-tiny"))
     with served(tmp_path) as address, opened(browser, address) as page:

@@ -252,7 +252,7 @@ def numbers_in(value) -> list[float]:
     return [number for part in value for number in numbers_in(part)] if isinstance(value, (list, tuple)) else []
 
 
-FIRST = ("none", "a class of one", "equal vectors, other labels")
+FIRST = ("none", "a class of one")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from tests.conftest import empty_tables
+
 ROWS, DIMENSION = 3_000, 512
 WORDS = ("beach", "dog", "snow", "boat", "sunset")
 NO_CONDITION = {
@@ -68,9 +70,11 @@ class Rows:
         assert sum(distance <= wanted[-1] + 1e-3 for _, distance in found) >= 0.97 * len(wanted) - 0.5
 
 
-@pytest.fixture
-def rows(fresh_tables) -> Rows:
-    return Rows(fresh_tables)
+@pytest.fixture(scope="module")
+def rows(client) -> Rows:
+    """Of the tests that only read; those that change rows come after them."""
+    empty_tables(client)
+    return Rows(client)
 
 
 def number(text: str) -> float:
@@ -136,19 +140,6 @@ def test_any_condition_of_sql_is_searched_exactly_by_the_documented_setting(rows
     assert [id for id, _ in found] == rows.ids[passes][np.argsort(rows.distances[passes])[:10]].tolist()
 
 
-@pytest.mark.parametrize("hide", ["DELETE FROM images WHERE id IN {ids:Array(UInt64)}",
-                                  "INSERT INTO rejects (source, dataset, error) SELECT source, dataset, 'broken since' FROM images WHERE id IN {ids:Array(UInt64)}"])  # fmt: skip
-def test_what_is_hidden_near_the_query_takes_no_places(rows, hide):
-    """More rows than a filtered search asks the index for beyond k."""
-    gone = rows.ids[np.argsort(rows.distances)[:400]]
-    rows.client.command(hide, {"ids": gone.tolist()})
-    left = ~np.isin(rows.ids, gone)
-    for view in ("search_vector_where(vector = {v:Array(Float32)}, dataset = '', attribute = '', value = '', k = 10)",
-                 "search_page(vector = {v:Array(Float32)}, dataset = '', k = 10, start = 0)", "search_vector(vector = {v:Array(Float32)}, k = 10)"):  # fmt: skip
-        rows.same(rows.client.query(f"SELECT id, distance FROM {view}", {"v": rows.query.tolist()}).result_rows, left, 10)
-    rows.same(rows.filtered(10), left, 10)
-
-
 @pytest.mark.parametrize("dataset", ["", "middle", "no such"])
 def test_pages_have_no_gaps_and_repeat_nothing(rows, dataset):
     there = rows.ids[(rows.dataset == dataset) | (dataset == "")]
@@ -166,24 +157,6 @@ def test_pages_have_no_gaps_and_repeat_nothing(rows, dataset):
     distances = np.array([distance for _, distance in seen])
     assert np.allclose(distances[:50], np.sort(rows.distances[np.isin(rows.ids, there)])[:50], atol=5e-3)
     assert (np.diff(distances[1_000:]) >= 0).all()
-
-
-def test_a_mix_is_the_weighted_sum_of_its_texts(loaded, clip):
-    texts, weights = ["a red circle", "a blue heart", "a black background"], [1.0, 0.5, -0.7]
-    target = np.array(weights) @ clip.encode_texts(texts)
-    vectors = np.array([row[0] for row in loaded.query("SELECT vector FROM images").result_rows])
-    wanted = np.sort(1 - vectors @ (target / np.linalg.norm(target)))[:9]
-    found = loaded.query(
-        "SELECT distance FROM search_mix(texts = {t:Array(String)}, weights = {w:Array(Float32)}, k = 9)",
-        {"t": texts, "w": weights},
-    )
-    assert np.allclose([row[0] for row in found.result_rows], wanted, atol=5e-3)
-    for statement, said in (
-        ("search_mix(texts = ['a', 'b'], weights = [1], k = 9)", "as many weights as texts"),
-        ("search_mix(texts = ['a', 'a'], weights = [1, -1], k = 9)", "add up to no direction"),
-    ):
-        with pytest.raises(Exception, match=said):
-            loaded.query(f"SELECT * FROM {statement}")
 
 
 def ranks(rows: Rows, clip, query: str, dataset: str) -> tuple[dict[int, int], dict[int, int]]:
@@ -224,6 +197,38 @@ def test_words_and_vectors_are_fused_by_reciprocal_rank(rows, clip, query, datas
         for id in by_words.keys() | by_vector.keys()
     }
     assert min(scores[id] for id, *_ in found) > 0.97 * sorted(scores.values())[-50]
+
+
+@pytest.mark.parametrize("hide", ["DELETE FROM images WHERE id IN {ids:Array(UInt64)}",
+                                  "INSERT INTO rejects (source, dataset, error) SELECT source, dataset, 'broken since' FROM images WHERE id IN {ids:Array(UInt64)}"])  # fmt: skip
+def test_what_is_hidden_near_the_query_takes_no_places(fresh_tables, hide):
+    """More rows than a filtered search asks the index for beyond k."""
+    rows = Rows(fresh_tables)
+    gone = rows.ids[np.argsort(rows.distances)[:400]]
+    rows.client.command(hide, {"ids": gone.tolist()})
+    left = ~np.isin(rows.ids, gone)
+    for view in ("search_vector_where(vector = {v:Array(Float32)}, dataset = '', attribute = '', value = '', k = 10)",
+                 "search_page(vector = {v:Array(Float32)}, dataset = '', k = 10, start = 0)", "search_vector(vector = {v:Array(Float32)}, k = 10)"):  # fmt: skip
+        rows.same(rows.client.query(f"SELECT id, distance FROM {view}", {"v": rows.query.tolist()}).result_rows, left, 10)
+    rows.same(rows.filtered(10), left, 10)
+
+
+def test_a_mix_is_the_weighted_sum_of_its_texts(loaded, clip):
+    texts, weights = ["a red circle", "a blue heart", "a black background"], [1.0, 0.5, -0.7]
+    target = np.array(weights) @ clip.encode_texts(texts)
+    vectors = np.array([row[0] for row in loaded.query("SELECT vector FROM images").result_rows])
+    wanted = np.sort(1 - vectors @ (target / np.linalg.norm(target)))[:9]
+    found = loaded.query(
+        "SELECT distance FROM search_mix(texts = {t:Array(String)}, weights = {w:Array(Float32)}, k = 9)",
+        {"t": texts, "w": weights},
+    )
+    assert np.allclose([row[0] for row in found.result_rows], wanted, atol=5e-3)
+    for statement, said in (
+        ("search_mix(texts = ['a', 'b'], weights = [1], k = 9)", "as many weights as texts"),
+        ("search_mix(texts = ['a', 'a'], weights = [1, -1], k = 9)", "add up to no direction"),
+    ):
+        with pytest.raises(Exception, match=said):
+            loaded.query(f"SELECT * FROM {statement}")
 
 
 def test_the_filtered_searches_are_one_text(layout):

@@ -23,6 +23,7 @@ def test_every_objects_example_runs_on_the_oldest_clickhouse(oldest, tmp_path, d
     assert outcome.examples > 90
 
 
+@pytest.mark.long
 def test_a_chdb_that_opens_no_ports_is_said_so(oldest, tmp_path):
     list(install(Layout.embedded(tmp_path), "vdx-tiny"))
     port, native_port = free_ports(2)
