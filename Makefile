@@ -63,19 +63,19 @@ torture: $(TESTABLE)  ## faults, load and hostile input, the long form (45 minut
 bench: $(TESTABLE)  ## measure; results in tests/benchmarks/results/
 	.venv/bin/python -m tests.benchmarks.run
 
-bench-search: $(COMPARABLE)  ## measure searches beside LanceDB, faiss, usearch and pgvector (25 minutes); ROWS=25000 for one size
+bench-search: $(COMPARABLE)  ## measure searches beside LanceDB, faiss, usearch and pgvector (11 minutes); ROWS=25000 for one size
 	.venv/bin/python -m tests.benchmarks.search
 
 bench-laion: $(TESTABLE)  ## measure loading LAION's files against the published recipe (7 minutes, 9 GB of memory)
 	.venv/bin/python -m tests.benchmarks.laion
 
-bench-refine: $(TESTABLE)  ## measure refinement with a simulated user (7 minutes); DATA=rows.parquet TEXTS=texts.parquet for another set
+bench-refine: $(TESTABLE)  ## measure refinement with a simulated user (10 minutes); DATA=rows.parquet TEXTS=texts.parquet for another set
 	.venv/bin/python -m tests.benchmarks.refinement $(if $(DATA),--data $(DATA) --texts $(TEXTS))
 
 bench-explorer: $(TESTABLE)  ## measure the explorer page in a browser over 25,000 pictures (5 minutes)
 	.venv/bin/python -m tests.benchmarks.explorer
 
-bench-shards: $(TESTABLE)  ## measure index builds and searches by rows and by shards (12 minutes)
+bench-shards: $(TESTABLE)  ## measure index builds and searches by rows and by shards (4 to 12 minutes)
 	.venv/bin/python -m tests.benchmarks.shards
 
 lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
