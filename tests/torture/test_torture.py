@@ -12,7 +12,7 @@ from tests.torture.faults import CATALOGUE
 @pytest.mark.long
 @pytest.mark.timeout(2700)
 def test_no_fault_gives_a_wrong_row_loses_one_or_goes_without_a_sentence(tmp_path):
-    amounts = ("--repeat", "1", "--queries", "300", "--minutes", "0.3", "--rows", "20000", "--steps", "60", "--limit", "8")
+    amounts = ("--repeat", "1", "--queries", "300", "--minutes", "0.3", "--rows", "20000", "--steps", "60", "--limit", "15")
     command = [sys.executable, "-m", "tests.torture", *amounts, "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (tmp_path / "torture.json").exists(), done.stdout + done.stderr
