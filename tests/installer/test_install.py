@@ -353,7 +353,10 @@ def test_another_index_reaches_new_tables_and_is_searched(tmp_path):
         "SELECT any(expr || ' ' || type_full) FROM system.data_skipping_indices WHERE table = 'images';"
         "SELECT count() FROM search_text(query = 'a picture of 7', k = 5);"
     )
-    said = vdx("sql", "--prefix", tmp_path, "-q", statements).stdout
+    try:
+        said = vdx("sql", "--prefix", tmp_path, "-q", statements).stdout
+    finally:
+        stop_encoder(Layout.embedded(tmp_path))
     assert "i8\\', 16, 64)" in said
     assert said.splitlines()[-1] == "5"
     for index in ("b1,32,128", "bf16,32", "bf16,0,128", "bf16, 32, 128", "x"):
