@@ -33,9 +33,10 @@ CREATE OR REPLACE FUNCTION vdx_at_least AS (value, bound) -> if(
 
 -- vdx_at_most(value, bound): the same for the bound or less.
 -- Example: SELECT vdx_at_most('50', '400'), vdx_at_most('2024-03-01 18:30:00', '2024-03')
-CREATE OR REPLACE FUNCTION vdx_at_most AS (value, bound) -> if(
-    isNull(toFloat64OrNull(bound)) OR match(value, '^[0-9]{4}-[0-9]{2}'),
-    notEmpty(value) AND if(match(value, '^[0-9]{4}-[0-9]{2}'), substring(value, 1, length(bound)), value) <= bound, ifNull(toFloat64OrNull(value) <= toFloat64OrNull(bound), false));
+CREATE OR REPLACE FUNCTION vdx_at_most AS (value, bound) -> multiIf(
+    match(value, '^[0-9]{4}-[0-9]{2}'), substring(value, 1, length(bound)) <= bound,
+    isNull(toFloat64OrNull(bound)), notEmpty(value) AND value <= bound,
+    ifNull(toFloat64OrNull(value) <= toFloat64OrNull(bound), false));
 
 -- vdx_passes(attributes, any_of, none_of, at_least, at_most): whether attributes hold one of the values of each key of any_of, none of
 -- those of none_of, and lie within the bounds of the other two; empty maps ask for nothing.
