@@ -47,6 +47,11 @@ CREATE OR REPLACE FUNCTION vdx_passes AS (attributes, any_of, none_of, at_least,
     AND arrayAll((key, bound) -> vdx_at_least(attributes[key], bound), mapKeys(at_least), mapValues(at_least))
     AND arrayAll((key, bound) -> vdx_at_most(attributes[key], bound), mapKeys(at_most), mapValues(at_most));
 
+-- vdx_words(caption, attributes): the words of a picture, in lower case: those of its caption and of its attributes' values.
+-- Example: SELECT vdx_words('A red Circle.', map('shape', 'circle'))
+CREATE OR REPLACE FUNCTION vdx_words AS (caption, attributes) ->
+    splitByNonAlpha(lowerUTF8(concat(caption, ' ', arrayStringConcat(mapValues(attributes), ' '))));
+
 -- vdx_literal(path): a path as a glob that matches it, whatever signs of globs its name holds; WHERE startsWith(_path, path) leaves
 -- out what else that matches.
 -- Example: SELECT vdx_literal('/pictures/who?')

@@ -359,7 +359,7 @@ HAVING pictures > 0;
 -- Example: SELECT * FROM portable LIMIT 1
 CREATE OR REPLACE VIEW portable AS
 SELECT id, source, dataset, model::String AS model, weights_hash::String AS weights_hash, preprocessing::String AS preprocessing,
-    content_hash, vector, caption, CAST(attributes, 'Map(String, String)') AS attributes, size
+    content_hash, vector::Array(Float32) AS vector, caption, CAST(attributes, 'Map(String, String)') AS attributes, size
 FROM current_images;
 
 -- index_status: each data set's images, how many of them no vector index covers yet (they are searched one by one), how many rows

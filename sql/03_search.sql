@@ -393,10 +393,9 @@ FROM
             arraySum(arrayMap((here, holders) -> here * log(1 + total / greatest(holders, 1)), found, sumForEach(found) OVER ())) AS weight
         FROM
         (
-            SELECT id, source, dataset, lowerUTF8(concat(caption, ' ', arrayStringConcat(mapValues(attributes), ' '))) AS text,
-                arrayMap(word -> has(splitByNonAlpha(text), word), words) AS found
+            SELECT id, source, dataset, arrayMap(word -> has(vdx_words(caption, attributes), word), words) AS found
             FROM images
-            WHERE ({dataset:String} = '' OR dataset = {dataset:String}) AND notEmpty(words) AND multiSearchAny(text, words) AND has(found, 1)
+            WHERE ({dataset:String} = '' OR dataset = {dataset:String}) AND hasAny(vdx_words(caption, attributes), words)
                 AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
         )
     )

@@ -219,6 +219,7 @@ def test_the_tables_are_the_benchmarks(name):
 def test_the_sizing_table_is_the_models_and_its_figures_are_measured():
     """The model is pinned: what 1 million, 100 million and 10 billion pictures need, from what the benchmarks found."""
     assert sizing.table() in DOCS
+    assert sizing.indexes_table() in DOCS
     assert f"nodes of {sizing.CORES} cores and {sizing.MEMORY >> 30} GiB" in " ".join(DOCS.split())
     results = ROOT / "tests" / "benchmarks" / "results"
     measured = json.loads((results / "shards.json").read_text())
@@ -235,8 +236,12 @@ def test_the_sizing_table_is_the_models_and_its_figures_are_measured():
         if row["work"].startswith("500 JPEGs") and "bfloat16" in row["work"]
     ]
     assert pytest.approx(images["ours"] / cores, rel=0.1) == sizing.EMBED_RATE
+    tried = {row["system"]: row for row in json.loads((results / "search.json").read_text()) if row["work"] == "index"}
+    for index, figures in sizing.INDEXES.items():
+        row, rescored = tried[index], tried[f"{index}, rescored"]
+        assert figures == (row["seconds"], round(row["recall"], 3), round(rescored["recall"], 3))
     million, hundred, billions = map(sizing.needs, (10**6, 10**8, 10**10))
-    assert (million.nodes, million.index_memory) == (1, 10**6 * sizing.INDEX_MEMORY)
+    assert (million.nodes, million.index_memory) == (1, 10**6 * sizing.index_memory(settings.INDEX))
     assert hundred.nodes == -(-hundred.index_memory // int(sizing.MEMORY * sizing.INDEX_SHARE))
     # The nodes grow with the pictures, which leaves as many to each, but for what rounds up.
     assert billions.build_hours == pytest.approx(hundred.build_hours, rel=0.5)
@@ -249,7 +254,7 @@ def test_the_index_is_as_large_in_memory_as_the_sizing_says(fresh_tables):
     vectors = rng.standard_normal((5_000, 512))
     put(fresh_tables, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     held = "SELECT sum(secondary_indices_uncompressed_bytes) / sum(rows) FROM system.parts WHERE database = currentDatabase() AND table = 'images' AND active"
-    assert fresh_tables.query(held).result_rows[0][0] == pytest.approx(sizing.INDEX_MEMORY, rel=0.05)
+    assert fresh_tables.query(held).result_rows[0][0] == pytest.approx(sizing.index_memory(settings.INDEX), rel=0.05)
 
 
 def test_the_models_figures_are_those_of_its_training_log():

@@ -1,7 +1,7 @@
-"""What a number of pictures needs of a cluster: `python -m vdx_udf.commands.sizing` prints the table of docs/clusters.md.
+"""What a number of pictures needs of a cluster: `python -m vdx_udf.commands.sizing` prints the tables of docs/clusters.md.
 
-A model of a few measured figures (tests/benchmarks/results/shards.json and speed.json; a test compares) and two stated
-assumptions: the index of a shard is kept in memory whole, and cores add up. Vectors of 512, index as in sql/02_tables.sql.
+A model of a few measured figures (shards.json, search.json and speed.json of tests/benchmarks/results; a test compares) and two
+stated assumptions: the index of a shard is kept in memory whole, and cores add up. Vectors of 512.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,14 @@ from vdx_udf import settings
 # Measured: bytes a row on disk, and of the index there, which is compressed.
 ROW_BYTES = 2_064
 INDEX_BYTES = 1_228
-# In memory: the vector in bfloat16, and 2 M links of 4 bytes (usearch's base layer; ClickHouse, "Approximate vector search").
-INDEX_MEMORY = settings.DIMENSION * 2 + 2 * int(settings.INDEX.split(",")[1]) * 4
+# Indexes built and searched in one run: seconds, recall@10, and recall@10 with four times as many compared exactly.
+INDEXES = {
+    "bf16,64,256": (8.9, 1.0, 1.0),
+    "bf16,32,128": (4.7, 1.0, 1.0),
+    "bf16,16,64": (2.7, 1.0, 1.0),
+    "i8,64,256": (7.2, 0.938, 1.0),
+    "i8,32,128": (3.7, 0.937, 0.998),
+}
 # Rows that one core adds to a graph a second, at two numbers of rows a part. Time a row is taken to grow with their logarithm.
 BUILD_RATES = ((25_000, 1_437), (100_000, 1_053))
 # Pictures that one core embeds a second: ViT-B/32 in bfloat16, JPEGs of 640x480 read and stored.
@@ -39,6 +45,14 @@ class Needs:
     graphs: int  # that a search looks through on each node
 
 
+def index_memory(index: str) -> int:
+    """Bytes a row in memory of an index as settings.INDEX says it: the quantized vector, and 2 M links of 4 bytes
+    (usearch's base layer; ClickHouse, "Approximate vector search").
+    """
+    quantization, links, _ = index.split(",")
+    return settings.DIMENSION * {"bf16": 2, "i8": 1}[quantization] + 2 * int(links) * 4
+
+
 def build_rate(rows: int) -> float:
     """Rows a second that one core adds to a graph of so many rows."""
     (few, fast), (many, slow) = BUILD_RATES
@@ -46,17 +60,17 @@ def build_rate(rows: int) -> float:
     return 1 / max(seconds, 1 / (2 * fast))
 
 
-def needs(pictures: int) -> Needs:
-    index = pictures * INDEX_MEMORY
-    nodes = max(1, ceil(index / (MEMORY * INDEX_SHARE)))
+def needs(pictures: int, index: str = settings.INDEX) -> Needs:
+    memory = pictures * index_memory(index)
+    nodes = max(1, ceil(memory / (MEMORY * INDEX_SHARE)))
     shard = ceil(pictures / nodes)
     graphs = ceil(shard / MOST_PART_ROWS)
     return Needs(
         pictures,
         pictures * (ROW_BYTES + INDEX_BYTES),
-        index,
+        memory,
         nodes,
-        shard / (build_rate(shard // graphs) * CORES) / 3600,
+        INDEXES[index][0] / INDEXES[settings.INDEX][0] * shard / (build_rate(shard // graphs) * CORES) / 3600,
         shard / (EMBED_RATE * CORES) / 3600,
         graphs,
     )
@@ -76,6 +90,21 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def indexes_table() -> str:
+    """The table of docs/clusters.md for 100,000,000 pictures by index."""
+    lines = [
+        "| `--index` | index in memory | nodes | core hours to build it | recall@10 | with rescoring |",
+        "|---|---|---|---|---|---|",
+    ]
+    for index, (_, recall, rescored) in INDEXES.items():
+        each = needs(100_000_000, index)
+        hours = each.build_hours * each.nodes * CORES
+        lines.append(
+            f"| `{index}` | {_bytes(each.index_memory)} | {each.nodes:,} | {hours:,.0f} | {recall:.3f} | {rescored:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _bytes(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count < 1e12 else f"{count / 1e12:,.1f} TB"
 
@@ -85,4 +114,4 @@ def _hours(hours: float) -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(), indexes_table(), sep="\n")
