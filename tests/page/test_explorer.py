@@ -71,6 +71,11 @@ def wait_for(page, said: str) -> None:
     )
 
 
+def wait_for_changes(page, title: str) -> None:
+    """Until the panel beside the grid says what this round did."""
+    until(page, "title => document.querySelector('#changes:not([hidden]) h3')?.textContent === title", title)
+
+
 def shown(page) -> list[int]:
     """The ids in the grid, in their order; those out of sight have no element."""
     cells = page.locator("#grid li").evaluate_all("all => all.map(li => [Number(li.dataset.place), li.dataset.id])")
@@ -174,13 +179,32 @@ def test_three_rounds_raise_average_precision_and_undo_takes_one_back(page, serv
     # Near the top a round may lose a place or two: which, differs between CPUs.
     assert all(after > before - 0.01 for before, after in pairwise(precision)), precision
     assert precision[-1] > precision[0] + 0.2, precision
-    assert page.is_visible("#moved")
     wait_for_pictures(page)
+    ((before, low, high, count, next_step),) = ask(
+        server,
+        "SELECT before, average_precision_low, average_precision_high, moved_in, next_step"
+        f" FROM round_changes(concept = '{concept}', k = 100)",
+    )
+    assert before == 2
+    wait_for_changes(page, "What round 3 did")
+    assert f"95 % interval {low:.2f} to {high:.2f}" in page.inner_text("#changes-precision")
+    assert page.inner_text("#changes-next") == f"Next: {next_step}."
+    assert int(count) > 0
+    assert f"{count} moved into the 100 best" in page.inner_text("#moved")
+    until(page, "[...document.querySelectorAll('#moved img')].filter(img => img.naturalWidth).length >= 2")
+    statement = (
+        f"SELECT id FROM compare_rounds(concept = '{concept}', before = 2, after = 3, k = 100) WHERE moved = 'in' LIMIT 1"
+    )
+    page.locator("#moved .small").first.click()
+    until(page, "document.querySelector('#details-facts').textContent.includes('loaded_at')")
+    assert str(ask(server, statement)[0][0]) in page.inner_text("#details-facts")
+    page.keyboard.press("Escape")
     page.click("#distribution summary")
     until(page, "document.querySelector('#scores-said').textContent.includes('Round 3')")
     screenshot(page, "refined")
-    page.get_by_role("button", name="moved in").click()
-    wait_for(page, "moved in")
+    page.get_by_role("button", name="moved into the 100 best").click()
+    wait_for(page, "moved in of the 100 best")
+    assert int(page.locator("#grid li").first.get_attribute("aria-setsize")) == int(count)
     page.keyboard.press("u")
     until(page, "document.querySelector('#concept-state').textContent.includes('round 4:')")
     assert ask(server, truth % concept)[0][0] == pytest.approx(precision[2])
@@ -188,6 +212,24 @@ def test_three_rounds_raise_average_precision_and_undo_takes_one_back(page, serv
     before = ask(server, labels)[0][0]
     page.keyboard.press("u")  # the last mark
     settled(lambda: int(ask(server, labels)[0][0]) == int(before) - 1)
+
+
+def test_a_round_that_moves_little_says_why_and_what_to_mark(page, server):
+    search(page, "a green cross")
+    page.locator("#grid li .no").first.click()
+    until(page, "document.querySelector('#concept-state').textContent.includes('0 yes, 1 no')")
+    wait_for_changes(page, "Round 0")
+    assert "no round yet" in page.inner_text("#changes-why")
+    page.click("#refine")
+    wait_for(page, "best of “a green cross”")
+    wait_for_changes(page, "What round 1 did")
+    assert page.inner_text("#changes-precision") == ""
+    assert "no image is marked yes" in page.inner_text("#changes-why")
+    assert "mark an image yes" in page.inner_text("#changes-next")
+    assert page.get_by_role("button", name="0 moved into the 100 best").is_disabled()
+    page.click("#undo")
+    wait_for_changes(page, "What round 2 did")
+    assert "repeats an earlier one" in page.inner_text("#changes-why")
 
 
 def test_the_first_mark_starts_a_concept_and_clicks_toggle(page, server):

@@ -117,7 +117,7 @@ async function show(wanted) {
 }
 
 const grid = new Grid($('grid'), { onOpen: openDetails, onMark: (row, positive) => concept.mark(row.id, positive) });
-const concept = new Concept({ work, show, onMark: (id, mark) => grid.setMark(id, mark), suggest: suggestion });
+const concept = new Concept({ work, show, onMark: (id, mark) => grid.setMark(id, mark), onOpen: openDetails, suggest: suggestion });
 
 /** What a first mark starts a concept from: the search whose hits are marked. */
 function suggestion() {

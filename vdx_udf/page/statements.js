@@ -60,6 +60,9 @@ export const revert = (concept, round) =>
   sql`INSERT INTO classifiers SELECT * FROM revert(concept = ${concept}, to_round = ${round})`;
 export const rounds = (concept) => sql`SELECT round, method, labels, average_precision, text_average_precision
 FROM classifiers WHERE concept = ${concept} ORDER BY round, created_at`;
+export const changes = (concept, k) => sql`SELECT round, before, average_precision, average_precision_low, average_precision_high,
+    text_average_precision, top, moved_in, moved_out, why, next_step
+FROM round_changes(concept = ${concept}, k = ${k})`;
 export const moved = (concept, before, after, k) => sql`SELECT id, source, dataset, moved, probability_before, probability_after
 FROM compare_rounds(concept = ${concept}, before = ${before}, after = ${after}, k = ${k})`;
 export const best = (concept, filter, k) =>
