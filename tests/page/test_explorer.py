@@ -342,6 +342,28 @@ def test_the_grid_keeps_few_elements_and_reaches_the_last_picture(page, server):
     assert page.evaluate("document.activeElement.closest('li').dataset.place") == "0"
 
 
+def test_the_side_panel_reaches_the_foot_and_shows_what_there_is_a_use_for(page):
+    def foot() -> list[float]:
+        return page.evaluate("[document.querySelector('aside').getBoundingClientRect().bottom, innerHeight]")
+
+    bottom, window = foot()
+    assert bottom >= window
+    for id in ("concept-tools", "changes", "rounds", "save-concept", "log-rows"):
+        assert page.is_hidden(f"#{id}"), id
+    search(page, "an orange ring")
+    page.locator("#grid li .yes").first.click()
+    wait_for_changes(page, "Round 0")
+    for id in ("concept-tools", "changes", "save-concept", "concept-known"):
+        assert page.is_visible(f"#{id}"), id
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    bottom, window = foot()
+    assert bottom >= window - 1
+    assert page.locator("#refine").evaluate("button => button.getBoundingClientRect().top >= 0")  # it stays in sight
+    page.locator("#log > summary").focus()
+    page.keyboard.press("Enter")
+    assert page.is_visible("#log-rows")
+
+
 def test_details_show_what_is_known(page, server):
     search(page, "a purple heart")
     page.locator(".thumb").first.click()
@@ -424,6 +446,8 @@ def test_every_statement_is_shown_copied_and_means_the_same_in_the_shell(browser
         page.click("#outliers button")
         wait_for(page, "highest uniqueness")
         until(page, "document.querySelectorAll('#log-rows li.picture').length > 10")  # they are there, and shown on demand
+        assert not page.locator("#log-rows").is_visible()
+        page.click("#log > summary")
         answered, copied = dict(answers), []
         for button in page.locator("#log-rows li:not(.picture) button").all():
             button.click()

@@ -52,7 +52,8 @@ export class Concept {
   async list() {
     const known = await select(statements.concepts());
     const options = known.map(({ concept }) => new Option(concept, concept, false, concept === this.name));
-    $('concept').replaceChildren(new Option(known.length ? 'choose one' : 'none yet', ''), ...options);
+    $('concept').replaceChildren(new Option('choose one', ''), ...options);
+    $('concept-known').hidden = !known.length;
   }
 
   markOf(id) {
@@ -208,7 +209,7 @@ export class Concept {
       const thumb = Object.assign(document.createElement('button'), { type: 'button', className: 'thumb small' });
       thumb.setAttribute('aria-label', `${nameOf(row.source)}, moved ${row.moved}`);
       thumb.addEventListener('click', () => this.onOpen(row));
-      load(row, () => thumb.isConnected).then((url) => url && thumb.replaceChildren(Object.assign(new Image(), { src: url, alt: '' })), () => {});
+      load(row).then((url) => url && thumb.replaceChildren(Object.assign(new Image(), { src: url, alt: '' })), () => {});
       return thumb;
     }));
     return line;
@@ -233,7 +234,8 @@ export class Concept {
   async #readRounds() {
     this.rounds = this.name ? await select(statements.rounds(this.name)) : [];
     this.#tools();
-    $('rounds').hidden = !this.rounds.length;
+    const isRefined = this.rounds.length > 1;
+    $('rounds').hidden = !isRefined;
     const cell = (text) => Object.assign(document.createElement('td'), { textContent: text });
     $('round-rows').replaceChildren(...this.rounds.map((row, place) => {
       const line = document.createElement('tr');
@@ -247,13 +249,13 @@ export class Concept {
       }
       return line;
     }));
-    if (this.rounds.length) precisionPlot($('plot-precision'), this.rounds);
+    if (isRefined) precisionPlot($('plot-precision'), this.rounds);
     this.#sayChanges(); // beside what the grid asks for: nobody waits for it
     await this.#drawScores();
   }
 
   async #drawScores() {
-    if (!$('distribution').open || !this.rounds.length) return;
+    if (!$('distribution').open || $('rounds').hidden) return;
     const round = Number(this.rounds.at(-1).round);
     const found = await this.work('counting scores', () => select(statements.distribution(this.name, round)));
     if (!found) return;
