@@ -95,6 +95,63 @@ def screenshot(page, name: str) -> None:
     page.screenshot(path=ARTEFACTS / f"{name}.png")
 
 
+def test_the_start_shows_data_sets_pictures_and_counts(page, server):
+    wait_for_pictures(page)
+    newest = "SELECT id FROM newest_images(dataset = '', attribute = '', value = '', k = 100)"
+    expected = [int(row[0]) for row in ask(server, newest)]
+    found = shown(page)
+    assert found == expected[: len(found)]
+    assert len(found) > 10
+    ((dataset, images, rejects),) = ask(server, "SELECT dataset, images, rejects FROM dataset_cards(n = 4)")
+    card = page.get_by_role("button", name=dataset, exact=False)
+    assert f"{images} pictures, {rejects} rejected, loaded 20" in card.inner_text()
+    until(page, "[...document.querySelectorAll('.card img')].filter(img => img.naturalWidth).length === 4")
+    screenshot(page, "start")
+    page.select_option("#attribute", "background")
+    wait_for(page, "newest first")
+    counts = page.locator("#value option").all_inner_texts()
+    known = ask(server, f"SELECT value, images FROM attribute_counts(dataset = '{dataset}') WHERE attribute = 'background'")
+    assert counts == [f"{value} ({count})" for value, count in known]
+    page.select_option("#value", "grey")
+    wait_for(page, "newest first")
+    ids = ", ".join(map(str, shown(page)))
+    assert ask(server, f"SELECT DISTINCT attributes['background'] FROM images WHERE id IN ({ids})") == [["grey"]]
+    card.focus()
+    page.keyboard.press("Enter")
+    wait_for(page, f"newest first, of “{dataset}”")
+    assert card.get_attribute("aria-pressed") == "true"
+    assert (page.input_value("#dataset"), page.input_value("#value")) == (dataset, "grey")
+    search(page, "a heart")
+    assert page.is_hidden("#start")
+    page.click("#home")
+    wait_for(page, "newest first")
+    assert page.is_visible("#start")
+
+
+@pytest.mark.long
+def test_the_start_with_fifty_data_sets_and_with_rejects_alone(browser, demo, tmp_path):
+    list(install(Layout.embedded(tmp_path), "vdx-tiny"))
+    with served(tmp_path) as address:
+        ask(address, "INSERT INTO rejects (source, dataset, error) VALUES ('x', 'broken', 'no picture')")
+        with opened(browser, address) as page:
+            assert "vdx load folder" in page.inner_text("#empty")
+            assert "0 pictures, 1 rejected" in page.inner_text("#cards")
+        pictures = f"SELECT _path, 'set ' || toString(cityHash64(_file) % 50) AS dataset, raw_blob FROM file('{demo}/pictures/*.png', RawBLOB)"
+        ask(address, f"INSERT INTO inbox (source, dataset, bytes) {pictures} LIMIT 700")
+        ((sets,),) = ask(address, "SELECT uniqExact(dataset) FROM images")
+        assert int(sets) >= 45
+        with opened(browser, address) as page:
+            wait_for_pictures(page)
+            assert page.locator(".card").count() == int(sets) + 1
+            assert page.locator(".card img").count() < 4 * 30  # those out of sight were not asked for
+            page.locator(".card").last.scroll_into_view_if_needed()
+            page.locator(".card:enabled").nth(3).click()
+            chosen = page.locator(".card[aria-pressed=true] strong").inner_text()
+            wait_for(page, f"newest first, of “{chosen}”")
+            ids = ", ".join(map(str, shown(page)))
+            assert ask(address, f"SELECT DISTINCT dataset FROM images WHERE id IN ({ids})") == [[chosen]]
+
+
 def test_search_by_text(page, server):
     search(page, "a green star")
     expected = [int(row[0]) for row in ask(server, "SELECT toString(id) FROM search_text(query = 'a green star', k = 100)")]
@@ -418,7 +475,7 @@ def test_a_server_with_users_is_signed_in_to(page):
     page.fill("#user", "ann")
     page.fill("#password", "secret")
     page.press("#password", "Enter")
-    until(page, "document.querySelector('#said').textContent.includes('data sets')")
+    until(page, "document.querySelector('#said').textContent.includes('data set')")
     assert asked[0]["x-clickhouse-user"] == "default"
     page.unroute_all(behavior="ignoreErrors")
 
@@ -474,6 +531,11 @@ def test_accessibility(browser, server, device):
     with opened(browser, server, bypass_csp=True, **options) as page:
         if device == "phone":
             page.set_viewport_size({"width": 390, "height": 844})
+        wait_for_pictures(page, 2)
+        found = axe.Axe().run(page).response["violations"]  # of the start page
+        assert not [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+        if device == "phone":
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         search(page, "a red square")
         wait_for_pictures(page, 2)
         page.select_option("#concept", CONCEPT)
