@@ -110,6 +110,8 @@ def main() -> None:
             page.select_option("#count", "100")
             page.select_option("#concept", CONCEPT)
             until(page, f"document.querySelector('#said').textContent.includes('best of “{CONCEPT}”')")
+            until(page, "document.querySelectorAll('#moved img').length >= 2")
+            page.evaluate("scrollTo(0, 0)")
             page.wait_for_timeout(2_000)
             picture = page.screenshot()
     result = {
