@@ -39,7 +39,8 @@ def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda r: r.url.startswith((address, "blob:", "data:")) or problems.append(f"asks {r.url}"))
     page.goto(f"{address}/explorer/")
-    until(page, "document.querySelector('#said').textContent.includes('data sets')")
+    until(page, "/data sets?(, \\d+ ms)?$/.test(document.querySelector('#said').textContent)")
+    until(page, "[...document.querySelectorAll('.card')].length === document.querySelector('#dataset').options.length - 1")
     yield page
     context.close()
     assert not problems

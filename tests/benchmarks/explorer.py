@@ -1,7 +1,8 @@
 """`make bench-explorer`: how long the explorer page takes, measured in a browser, over the demo's pictures.
 
-From the key press to the first pictures on the screen, for texts that were never asked before; and the time between frames
-while 10,000 pictures scroll past. Writes results/explorer.json, explorer.md and a screenshot; QUICK=1: 2,000 pictures only.
+From the page's address to the first picture of the start page; from the key press to the first pictures on the screen, for texts that
+were never asked before; and the time between frames while 10,000 pictures scroll past. Writes results/explorer.json, explorer.md and two
+screenshots; QUICK=1: 2,000 pictures only.
 """
 
 import json
@@ -19,6 +20,15 @@ from vdx_udf.commands.demo import CONCEPT
 
 PICTURES = 2_000 if QUICK else 25_000
 QUERIES = 40
+STARTS = 10
+# From the navigation on, looks in every frame whether a picture of the start page is there, and whether all in sight are.
+START = """requestAnimationFrame(function look() {
+  const cells = [...document.querySelectorAll('#grid li')].filter((li) => li.getBoundingClientRect().top < innerHeight);
+  const shown = cells.filter((li) => { const img = li.querySelector('img'); return img?.complete && img.naturalWidth; });
+  if (shown.length) window.vdxFirst ??= performance.now();
+  if (shown.length && shown.length === cells.length) window.vdxAll = performance.now();
+  else requestAnimationFrame(look);
+});"""
 # From the key on, looks in every frame whether the answer to what was typed is there, and which of its pictures.
 WATCH = """() => {
   const look = () => {
@@ -53,6 +63,20 @@ def texts(rng: np.random.Generator) -> list[str]:
     return [f"picture {n}: a {rng.choice(colours)} {rng.choice(shapes)}" for n in range(QUERIES)]
 
 
+def measure_start(page) -> dict[str, list[float]]:
+    """Milliseconds from the page's address to the first picture of the start page and to all in sight."""
+    page.add_init_script(START)
+    found = {"start page, first picture": [], "start page, all in sight": []}
+    for _ in range(STARTS):
+        page.reload()
+        while not page.evaluate("window.vdxAll"):
+            page.wait_for_timeout(50)
+        for times, name in zip(found.values(), ("vdxFirst", "vdxAll"), strict=True):
+            times.append(page.evaluate(name))
+        page.wait_for_timeout(500)
+    return found
+
+
 def measure(page) -> dict[str, list[float]]:
     """Milliseconds of each query from the key to the statement's answer, to the first picture and to all in sight."""
     page.evaluate(WATCH)
@@ -76,13 +100,18 @@ def main() -> None:
         command = [sys.executable, "-m", "vdx_udf", "demo", "--output", output, "--pictures", PICTURES]
         subprocess.run(list(map(str, command)), check=True)
         with served(output / "engine") as address, started() as browser, opened(browser, address) as page:
-            found = measure(page)
+            found = measure_start(page)
+            page.wait_for_timeout(2_000)
+            start = page.screenshot()
+            found |= measure(page)
             page.select_option("#count", "10000")
             page.wait_for_timeout(3_000)
             found["frame while scrolling"] = page.evaluate(SCROLL)
             page.select_option("#count", "100")
             page.select_option("#concept", CONCEPT)
             until(page, f"document.querySelector('#said').textContent.includes('best of “{CONCEPT}”')")
+            until(page, "document.querySelectorAll('#moved img').length >= 2")
+            page.evaluate("scrollTo(0, 0)")
             page.wait_for_timeout(2_000)
             picture = page.screenshot()
     result = {
@@ -101,6 +130,7 @@ def main() -> None:
         (RESULTS / "explorer.json").write_text(json.dumps(result, indent=1) + "\n")
         (RESULTS / "explorer.md").write_text(text)
         (RESULTS / "explorer.png").write_bytes(picture)
+        (RESULTS / "explorer-start.png").write_bytes(start)
 
 
 if __name__ == "__main__":

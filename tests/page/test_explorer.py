@@ -71,6 +71,11 @@ def wait_for(page, said: str) -> None:
     )
 
 
+def wait_for_changes(page, title: str) -> None:
+    """Until the panel beside the grid says what this round did."""
+    until(page, "title => document.querySelector('#changes:not([hidden]) h3')?.textContent === title", title)
+
+
 def shown(page) -> list[int]:
     """The ids in the grid, in their order; those out of sight have no element."""
     cells = page.locator("#grid li").evaluate_all("all => all.map(li => [Number(li.dataset.place), li.dataset.id])")
@@ -88,6 +93,63 @@ def wait_for_pictures(page, count: int = 4) -> None:
 def screenshot(page, name: str) -> None:
     ARTEFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTEFACTS / f"{name}.png")
+
+
+def test_the_start_shows_data_sets_pictures_and_counts(page, server):
+    wait_for_pictures(page)
+    newest = "SELECT id FROM newest_images(dataset = '', attribute = '', value = '', k = 100)"
+    expected = [int(row[0]) for row in ask(server, newest)]
+    found = shown(page)
+    assert found == expected[: len(found)]
+    assert len(found) > 10
+    ((dataset, images, rejects),) = ask(server, "SELECT dataset, images, rejects FROM dataset_cards(n = 4)")
+    card = page.get_by_role("button", name=dataset, exact=False)
+    assert f"{images} pictures, {rejects} rejected, loaded 20" in card.inner_text()
+    until(page, "[...document.querySelectorAll('.card img')].filter(img => img.naturalWidth).length === 4")
+    screenshot(page, "start")
+    page.select_option("#attribute", "background")
+    wait_for(page, "newest first")
+    counts = page.locator("#value option").all_inner_texts()
+    known = ask(server, f"SELECT value, images FROM attribute_counts(dataset = '{dataset}') WHERE attribute = 'background'")
+    assert counts == [f"{value} ({count})" for value, count in known]
+    page.select_option("#value", "grey")
+    wait_for(page, "newest first")
+    ids = ", ".join(map(str, shown(page)))
+    assert ask(server, f"SELECT DISTINCT attributes['background'] FROM images WHERE id IN ({ids})") == [["grey"]]
+    card.focus()
+    page.keyboard.press("Enter")
+    wait_for(page, f"newest first, of “{dataset}”")
+    assert card.get_attribute("aria-pressed") == "true"
+    assert (page.input_value("#dataset"), page.input_value("#value")) == (dataset, "grey")
+    search(page, "a heart")
+    assert page.is_hidden("#start")
+    page.click("#home")
+    wait_for(page, "newest first")
+    assert page.is_visible("#start")
+
+
+@pytest.mark.long
+def test_the_start_with_fifty_data_sets_and_with_rejects_alone(browser, demo, tmp_path):
+    list(install(Layout.embedded(tmp_path), "vdx-tiny"))
+    with served(tmp_path) as address:
+        ask(address, "INSERT INTO rejects (source, dataset, error) VALUES ('x', 'broken', 'no picture')")
+        with opened(browser, address) as page:
+            assert "vdx load folder" in page.inner_text("#empty")
+            assert "0 pictures, 1 rejected" in page.inner_text("#cards")
+        pictures = f"SELECT _path, 'set ' || toString(cityHash64(_file) % 50) AS dataset, raw_blob FROM file('{demo}/pictures/*.png', RawBLOB)"
+        ask(address, f"INSERT INTO inbox (source, dataset, bytes) {pictures} LIMIT 700")
+        ((sets,),) = ask(address, "SELECT uniqExact(dataset) FROM images")
+        assert int(sets) >= 45
+        with opened(browser, address) as page:
+            wait_for_pictures(page)
+            assert page.locator(".card").count() == int(sets) + 1
+            assert page.locator(".card img").count() < 4 * 30  # those out of sight were not asked for
+            page.locator(".card").last.scroll_into_view_if_needed()
+            page.locator(".card:enabled").nth(3).click()
+            chosen = page.locator(".card[aria-pressed=true] strong").inner_text()
+            wait_for(page, f"newest first, of “{chosen}”")
+            ids = ", ".join(map(str, shown(page)))
+            assert ask(address, f"SELECT DISTINCT dataset FROM images WHERE id IN ({ids})") == [[chosen]]
 
 
 def test_search_by_text(page, server):
@@ -174,13 +236,32 @@ def test_three_rounds_raise_average_precision_and_undo_takes_one_back(page, serv
     # Near the top a round may lose a place or two: which, differs between CPUs.
     assert all(after > before - 0.01 for before, after in pairwise(precision)), precision
     assert precision[-1] > precision[0] + 0.2, precision
-    assert page.is_visible("#moved")
     wait_for_pictures(page)
+    ((before, low, high, count, next_step),) = ask(
+        server,
+        "SELECT before, average_precision_low, average_precision_high, moved_in, next_step"
+        f" FROM round_changes(concept = '{concept}', k = 100)",
+    )
+    assert before == 2
+    wait_for_changes(page, "What round 3 did")
+    assert f"95 % interval {low:.2f} to {high:.2f}" in page.inner_text("#changes-precision")
+    assert page.inner_text("#changes-next") == f"Next: {next_step}."
+    assert int(count) > 0
+    assert f"{count} moved into the 100 best" in page.inner_text("#moved")
+    until(page, "[...document.querySelectorAll('#moved img')].filter(img => img.naturalWidth).length >= 2")
+    statement = (
+        f"SELECT id FROM compare_rounds(concept = '{concept}', before = 2, after = 3, k = 100) WHERE moved = 'in' LIMIT 1"
+    )
+    page.locator("#moved .small").first.click()
+    until(page, "document.querySelector('#details-facts').textContent.includes('loaded_at')")
+    assert str(ask(server, statement)[0][0]) in page.inner_text("#details-facts")
+    page.keyboard.press("Escape")
     page.click("#distribution summary")
     until(page, "document.querySelector('#scores-said').textContent.includes('Round 3')")
     screenshot(page, "refined")
-    page.get_by_role("button", name="moved in").click()
-    wait_for(page, "moved in")
+    page.get_by_role("button", name="moved into the 100 best").click()
+    wait_for(page, "moved in of the 100 best")
+    assert int(page.locator("#grid li").first.get_attribute("aria-setsize")) == int(count)
     page.keyboard.press("u")
     until(page, "document.querySelector('#concept-state').textContent.includes('round 4:')")
     assert ask(server, truth % concept)[0][0] == pytest.approx(precision[2])
@@ -188,6 +269,24 @@ def test_three_rounds_raise_average_precision_and_undo_takes_one_back(page, serv
     before = ask(server, labels)[0][0]
     page.keyboard.press("u")  # the last mark
     settled(lambda: int(ask(server, labels)[0][0]) == int(before) - 1)
+
+
+def test_a_round_that_moves_little_says_why_and_what_to_mark(page, server):
+    search(page, "a green cross")
+    page.locator("#grid li .no").first.click()
+    until(page, "document.querySelector('#concept-state').textContent.includes('0 yes, 1 no')")
+    wait_for_changes(page, "Round 0")
+    assert "no round yet" in page.inner_text("#changes-why")
+    page.click("#refine")
+    wait_for(page, "best of “a green cross”")
+    wait_for_changes(page, "What round 1 did")
+    assert page.inner_text("#changes-precision") == ""
+    assert "no image is marked yes" in page.inner_text("#changes-why")
+    assert "mark an image yes" in page.inner_text("#changes-next")
+    assert page.get_by_role("button", name="0 moved into the 100 best").is_disabled()
+    page.click("#undo")
+    wait_for_changes(page, "What round 2 did")
+    assert "repeats an earlier one" in page.inner_text("#changes-why")
 
 
 def test_the_first_mark_starts_a_concept_and_clicks_toggle(page, server):
@@ -300,6 +399,28 @@ def test_the_grid_keeps_few_elements_and_reaches_the_last_picture(page, server):
     assert page.evaluate("document.activeElement.closest('li').dataset.place") == "0"
 
 
+def test_the_side_panel_reaches_the_foot_and_shows_what_there_is_a_use_for(page):
+    def foot() -> list[float]:
+        return page.evaluate("[document.querySelector('aside').getBoundingClientRect().bottom, innerHeight]")
+
+    bottom, window = foot()
+    assert bottom >= window
+    for id in ("concept-tools", "changes", "rounds", "save-concept", "log-rows"):
+        assert page.is_hidden(f"#{id}"), id
+    search(page, "an orange ring")
+    page.locator("#grid li .yes").first.click()
+    wait_for_changes(page, "Round 0")
+    for id in ("concept-tools", "changes", "save-concept", "concept-known"):
+        assert page.is_visible(f"#{id}"), id
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    bottom, window = foot()
+    assert bottom >= window - 1
+    assert page.locator("#refine").evaluate("button => button.getBoundingClientRect().top >= 0")  # it stays in sight
+    page.locator("#log > summary").focus()
+    page.keyboard.press("Enter")
+    assert page.is_visible("#log-rows")
+
+
 def test_details_show_what_is_known(page, server):
     search(page, "a purple heart")
     page.locator(".thumb").first.click()
@@ -354,7 +475,7 @@ def test_a_server_with_users_is_signed_in_to(page):
     page.fill("#user", "ann")
     page.fill("#password", "secret")
     page.press("#password", "Enter")
-    until(page, "document.querySelector('#said').textContent.includes('data sets')")
+    until(page, "document.querySelector('#said').textContent.includes('data set')")
     assert asked[0]["x-clickhouse-user"] == "default"
     page.unroute_all(behavior="ignoreErrors")
 
@@ -382,6 +503,8 @@ def test_every_statement_is_shown_copied_and_means_the_same_in_the_shell(browser
         page.click("#outliers button")
         wait_for(page, "highest uniqueness")
         until(page, "document.querySelectorAll('#log-rows li.picture').length > 10")  # they are there, and shown on demand
+        assert not page.locator("#log-rows").is_visible()
+        page.click("#log > summary")
         answered, copied = dict(answers), []
         for button in page.locator("#log-rows li:not(.picture) button").all():
             button.click()
@@ -408,6 +531,11 @@ def test_accessibility(browser, server, device):
     with opened(browser, server, bypass_csp=True, **options) as page:
         if device == "phone":
             page.set_viewport_size({"width": 390, "height": 844})
+        wait_for_pictures(page, 2)
+        found = axe.Axe().run(page).response["violations"]  # of the start page
+        assert not [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+        if device == "phone":
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         search(page, "a red square")
         wait_for_pictures(page, 2)
         page.select_option("#concept", CONCEPT)

@@ -428,3 +428,121 @@ def test_a_concept_of_another_model_is_refused(loaded):
     put(loaded, np.eye(3, 512))
     with pytest.raises(Exception, match="images holds vectors of another model than this concept was trained on"):
         loaded.query("SELECT * FROM scores(concept = 'stars')")
+
+
+def changes(client, concept=CONCEPT, k=100):
+    """The row of round_changes, by column; none of its values is NaN."""
+    found = client.query("SELECT * FROM round_changes(concept = {c:String}, k = {k:UInt32})", parameters={"c": concept, "k": k})
+    (row,) = found.result_rows
+    assert all(value == value for value in row)
+    return dict(zip(found.column_names, row, strict=True))
+
+
+def test_a_round_says_what_it_did_and_what_to_do_next(world):
+    said = changes(world.client)
+    assert (said["round"], said["before"], said["moved_in"], said["moved_out"]) == (0, None, 0, 0)
+    assert "no round yet" in said["why"]
+    assert "mark an image yes" in said["next_step"]
+    world.label(np.flatnonzero(~world.relevant)[:8])
+    world.refine()
+    said = changes(world.client)
+    assert (said["round"], said["before"], said["moved_in"], said["average_precision"]) == (1, 0, 0, None)
+    assert (said["average_precision_low"], said["average_precision_high"]) == (None, None)
+    assert "no image is marked yes" in said["why"]
+    world.round()
+    said = changes(world.client, k=50)
+    weights = dict(world.rows("SELECT round, weight FROM classifiers WHERE concept = 'wanted'"))
+    before, after = (set(np.argsort(-world.vectors @ np.array(weights[n]))[:50].tolist()) for n in (1, 2))
+    assert said["moved_in"] == pytest.approx(len(after - before), abs=2)  # the index holds bfloat16 vectors
+    assert said["moved_in"] > 5
+    assert said["why"] == ""
+    assert 0 < said["average_precision_low"] < said["average_precision"] < said["average_precision_high"] < 1
+    moved = world.rows(
+        "SELECT moved, count() FROM compare_rounds(concept = 'wanted', before = -2, after = -1, k = 50) GROUP BY moved"
+    )
+    assert dict(moved) == {"in": said["moved_in"], "out": said["moved_out"]}
+    world.refine()
+    said = changes(world.client)
+    assert (said["moved_in"], said["why"]) == (0, "no label came since the round before")
+    assert "uncertain" in said["next_step"]
+    world.client.command("INSERT INTO classifiers SELECT * FROM revert(concept = 'wanted', to_round = 1)")
+    said = changes(world.client)
+    assert (said["round"], said["before"], said["method"], said["average_precision"]) == (4, 3, "revert", None)
+    assert said["moved_in"] > 0
+    assert "repeats an earlier one" in said["why"]
+
+
+def test_the_images_that_moved_come_with_the_one_farthest_up_first(world):
+    for _ in range(2):
+        world.round()
+    rows = world.rows(
+        "SELECT moved, probability_before, probability_after FROM compare_rounds(concept = 'wanted', before = 0, after = -1, k = 40)"
+    )
+    for way, column in (("in", 2), ("out", 1)):
+        places = [row[column] for row in rows if row[0] == way]
+        assert len(places) > 3
+        assert places == sorted(places, reverse=True)
+
+
+def test_round_changes_of_few_of_equal_and_of_no_images(fresh_tables):
+    vectors = unit(np.random.default_rng(12).normal(size=(8, 512)))
+    few = World(fresh_tables, vectors, np.arange(8) < 4, vectors[0], put(fresh_tables, vectors))
+    few.label([1, 2, 5])
+    few.refine()
+    said = changes(few.client)
+    assert (said["top"], said["moved_in"], said["why"]) == (8, 0, "all 8 images are among the 100 nearest, so none can move")
+    assert changes(few.client, k=3)["top"] == 3
+    few.client.command("TRUNCATE TABLE images")
+    said = changes(few.client)
+    assert (said["top"], said["moved_in"], said["moved_out"]) == (0, 0, 0)
+    put(few.client, np.repeat(vectors[:1], 300, axis=0), dataset="same")
+    few.client.command("TRUNCATE TABLE labels")
+    few.client.command("INSERT INTO labels (concept, image_id, positive) SELECT 'wanted', id, id % 2 FROM images LIMIT 20")
+    few.refine()
+    said = changes(few.client)
+    assert (said["moved_in"], said["moved_out"]) == (0, 0)
+    assert said["why"]
+
+
+def test_round_changes_of_a_concept_begun_again_and_of_none(world):
+    world.round()
+    name = 'it\'s \\ "again"'
+    start = "INSERT INTO classifiers SELECT * FROM start_concept_from(concept = {c:String}, vector = {v:Array(Float32)})"
+    for _ in range(2):
+        world.client.command(start, parameters={"c": name, "v": world.text.tolist()})
+        said = changes(world.client, name)
+        assert (said["round"], said["before"]) == (0, None)
+    world.client.command(start, parameters={"c": CONCEPT, "v": world.vectors[0].tolist()})
+    said = changes(world.client)
+    assert (said["round"], said["before"]) == (1, 0)
+    assert said["moved_in"] > 0
+    with pytest.raises(Exception, match="this concept has no such round"):
+        changes(world.client, "nobody started this")
+
+
+def test_a_round_below_0_counts_from_the_latest(world):
+    for _ in range(2):
+        world.round()
+    for given, meant in ((-1, 2), (-2, 1), (-3, 0), (-9, 0)):
+        assert world.rows(f"SELECT round FROM classifier_at(concept = 'wanted', round = {given})") == [(meant,)]
+
+
+def test_the_interval_of_average_precision_holds_the_truth_as_often_as_it_says(client):
+    rng = np.random.default_rng(13)
+    for positives, negatives, distance in ((8, 10, 1), (8, 100, 2), (30, 100, 1), (80, 100, 0.3)):
+        many = np.arange(100_000) % (positives + negatives) < positives
+        truth = average_precision_score(many, rng.normal(size=many.size) + distance * many)
+        labels = np.arange(positives + negatives) < positives
+        measured = [average_precision_score(labels, rng.normal(size=labels.size) + distance * labels) for _ in range(400)]
+        rows = client.query(
+            f"SELECT vdx_average_precision_interval(arrayJoin({{m:Array(Float64)}}), {positives})", parameters={"m": measured}
+        ).result_rows
+        held = np.mean([low <= truth <= high for ((low, high),) in rows])
+        assert held > 0.92, (positives, negatives, distance, held)
+        assert all(0 <= low <= high <= 1 for ((low, high),) in rows)
+    ((certain, never, unknown),) = client.query(
+        "SELECT vdx_average_precision_interval(1, 5), vdx_average_precision_interval(0, 5), vdx_average_precision_interval(NULL, 0)"
+    ).result_rows
+    assert certain == pytest.approx((5 / 8.8416, 1))
+    assert never == pytest.approx((0, 3.8416 / 8.8416))
+    assert unknown == (None, None)

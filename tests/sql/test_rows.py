@@ -137,6 +137,7 @@ def test_every_view_answers_one_row_an_id(fresh_tables, contents):
             "best_concepts(k = 1)", "search_text(query = 'a circle', k = 9)", "search_vector(vector = encode_text('a circle'), k = 9)",
             "search_text_where(query = 'a circle', dataset = 'mine', attribute = '', value = '', k = 9)", "search_concept(concept = 'c', k = 9)",
             "best_scores(concept = 'c', dataset = '', attribute = '', value = '', k = 9)", "scores_at(concept = 'c', round = 0)",
+            "newest_images(dataset = '', attribute = '', value = '', k = 9)",
             "next_to_label(concept = 'c', k = 9)", "diverse_subset(dataset = '', n = 9)", "portable", "current_images",
             "search_text_excluding(query = 'a circle', exclude = [1], k = 9)",
         ):  # fmt: skip

@@ -2,9 +2,12 @@
 
 import { run, select, selectText } from './sql.js';
 import * as statements from './statements.js';
+import { nameOf } from './grid.js';
+import { load } from './pictures.js';
 import { precisionPlot, scorePlot } from './plots.js';
 
 const TOP = 100; // of the ranking, that "what moved" compares
+const TELLING = 4; // pictures that moved, shown beside their number
 
 const $ = (id) => document.getElementById(id);
 const plural = (count, thing) => `${count} ${thing}${count === 1 ? '' : 's'}`;
@@ -13,10 +16,10 @@ export class Concept {
   /**
    * `work(what, task)` runs a task with status, cancel button and error message, and gives its value or undefined.
    * `suggest()` is what a first mark starts a concept from: {name, start}, or null. `show(view)` fills the grid,
-   * `onMark(id, mark)` dresses a picture in it.
+   * `onMark(id, mark)` dresses a picture in it, `onOpen(row)` shows one picture.
    */
-  constructor({ work, suggest, show, onMark }) {
-    Object.assign(this, { work, suggest, show, onMark });
+  constructor({ work, suggest, show, onMark, onOpen }) {
+    Object.assign(this, { work, suggest, show, onMark, onOpen });
     this.name = '';
     this.marks = new Map();
     this.rounds = [];
@@ -49,7 +52,8 @@ export class Concept {
   async list() {
     const known = await select(statements.concepts());
     const options = known.map(({ concept }) => new Option(concept, concept, false, concept === this.name));
-    $('concept').replaceChildren(new Option(known.length ? 'choose one' : 'none yet', ''), ...options);
+    $('concept').replaceChildren(new Option('choose one', ''), ...options);
+    $('concept-known').hidden = !known.length;
   }
 
   markOf(id) {
@@ -78,7 +82,6 @@ export class Concept {
       await this.#readRounds();
       const after = this.rounds.at(-1).round;
       this.#did(`round ${after}`, () => this.#revertTo(before));
-      await this.#sayMoved(Number(before), Number(after));
       await this.showBest();
     });
   }
@@ -130,7 +133,6 @@ export class Concept {
     const known = name ? await select(statements.labelled(name)) : [];
     this.marks = new Map(known.map(({ image_id, positive }) => [image_id, positive === 'true']));
     for (const id of [...before, ...this.marks.keys()]) this.onMark(id, this.markOf(id));
-    $('moved').hidden = true;
     await this.#readRounds();
   }
 
@@ -149,7 +151,6 @@ export class Concept {
   async #revertTo(round) {
     await run(statements.revert(this.name, Number(round)));
     await this.#readRounds();
-    $('moved').hidden = true;
     await this.showBest();
   }
 
@@ -161,17 +162,57 @@ export class Concept {
     });
   }
 
-  async #sayMoved(before, after) {
-    const rows = await select(statements.moved(this.name, before, after, TOP));
-    const button = (what, moved) => {
-      const count = rows.filter((row) => row.moved === moved).length;
-      const made = Object.assign(document.createElement('button'), { type: 'button', textContent: `${count} ${what}`, disabled: !count });
-      made.addEventListener('click', () => this.show({ kind: 'moved', concept: this.name, before, after, moved, top: TOP }));
-      return made;
-    };
-    const said = Object.assign(document.createElement('span'), { className: 'hint', textContent: `Of the ${TOP} best since round ${before}:` });
-    $('moved').replaceChildren(said, button('moved in', 'in'), button('moved out', 'out'));
-    $('moved').hidden = false;
+  /** What the latest round did, whether it was worth it, and what to do next: round_changes in words and pictures. */
+  async #sayChanges() {
+    const { name, rounds } = this;
+    $('changes').hidden = true;
+    if (!name) return;
+    let said = null;
+    let moved = [];
+    let fault = '';
+    try {
+      [said] = await select(statements.changes(name, TOP));
+      const isStill = said.moved_in === '0' && said.moved_out === '0';
+      if (!isStill) moved = await select(statements.moved(name, Number(said.before), Number(said.round), Number(said.top)));
+    } catch (error) {
+      fault = error.sentence ?? error.message; // said here: the status line belongs to what the grid shows
+    }
+    if (rounds !== this.rounds) return;
+    $('changes').hidden = false;
+    if (fault) {
+      $('changes-title').textContent = 'What the round did is not known';
+      $('moved').replaceChildren();
+      $('changes-precision').textContent = $('changes-next').textContent = '';
+      $('changes-why').textContent = fault;
+      return;
+    }
+    const [before, after, top] = [Number(said.before), Number(said.round), Number(said.top)];
+    const digits = (text) => Number(text).toFixed(2);
+    $('changes-title').textContent = said.before === null ? `Round ${after}` : `What round ${after} did`;
+    $('changes-precision').textContent = said.average_precision === null ? '' : `Average precision ${digits(said.average_precision)} on held-out labels (95 % interval ${
+      digits(said.average_precision_low)} to ${digits(said.average_precision_high)}), ${digits(said.text_average_precision)} by the text alone.`;
+    $('moved').replaceChildren(...(said.before === null ? [] : ['in', 'out'].map((way) => {
+      const count = Number(way === 'in' ? said.moved_in : said.moved_out);
+      const view = { kind: 'moved', concept: name, before, after, moved: way, top };
+      return this.#movedLine(`${count} moved ${way}${way === 'in' ? 'to' : ' of'} the ${top} best`, view, count, moved.filter((row) => row.moved === way));
+    })));
+    $('changes-why').textContent = said.why && `Why: ${said.why}.`;
+    $('changes-next').textContent = `Next: ${said.next_step}.`;
+  }
+
+  /** A button that fills the grid with the pictures that moved one way, and the most telling of them. */
+  #movedLine(words, view, count, rows) {
+    const line = document.createElement('div');
+    const all = Object.assign(document.createElement('button'), { type: 'button', className: 'all', textContent: words, disabled: !count });
+    all.addEventListener('click', () => this.show(view));
+    line.append(all, ...rows.slice(0, TELLING).map((row) => {
+      const thumb = Object.assign(document.createElement('button'), { type: 'button', className: 'thumb small' });
+      thumb.setAttribute('aria-label', `${nameOf(row.source)}, moved ${row.moved}`);
+      thumb.addEventListener('click', () => this.onOpen(row));
+      load(row).then((url) => url && thumb.replaceChildren(Object.assign(new Image(), { src: url, alt: '' })), () => {});
+      return thumb;
+    }));
+    return line;
   }
 
   #did(what, undo) {
@@ -193,7 +234,8 @@ export class Concept {
   async #readRounds() {
     this.rounds = this.name ? await select(statements.rounds(this.name)) : [];
     this.#tools();
-    $('rounds').hidden = !this.rounds.length;
+    const isRefined = this.rounds.length > 1;
+    $('rounds').hidden = !isRefined;
     const cell = (text) => Object.assign(document.createElement('td'), { textContent: text });
     $('round-rows').replaceChildren(...this.rounds.map((row, place) => {
       const line = document.createElement('tr');
@@ -207,12 +249,13 @@ export class Concept {
       }
       return line;
     }));
-    if (this.rounds.length) precisionPlot($('plot-precision'), this.rounds);
+    if (isRefined) precisionPlot($('plot-precision'), this.rounds);
+    this.#sayChanges(); // beside what the grid asks for: nobody waits for it
     await this.#drawScores();
   }
 
   async #drawScores() {
-    if (!$('distribution').open || !this.rounds.length) return;
+    if (!$('distribution').open || $('rounds').hidden) return;
     const round = Number(this.rounds.at(-1).round);
     const found = await this.work('counting scores', () => select(statements.distribution(this.name, round)));
     if (!found) return;

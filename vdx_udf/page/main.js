@@ -10,10 +10,12 @@ const SLOW = 3000; // milliseconds until a query counts as slow
 const LABELS_A_ROUND = 30;
 const LARGEST = 150_000; // bytes of a picture: as base64 they fit into what ClickHouse parses as a view's argument (256 KiB)
 const REDUCED = 512; // pixels of the longer side that a larger one is reduced to, or fewer until it fits
+const ON_A_CARD = 4; // pictures of a data set
 const SHOWN = 600; // letters of a statement in the log
 const NOT_SIGNED_IN = [193, 194, 516]; // WRONG_PASSWORD, REQUIRED_PASSWORD, AUTHENTICATION_FAILED
 
 const $ = (id) => document.getElementById(id);
+const plural = (count, thing) => `${count} ${thing}${count === 1 ? '' : 's'}`;
 const number = (text, digits = 3) => Number(text).toFixed(digits);
 
 // Work: one view at a time, with what it does, how long it takes and what went wrong
@@ -69,6 +71,10 @@ const probable = (row) => number(row.probability);
 
 /** Of each kind of view: its statement, what stands below a picture, and what the grid then shows. */
 const VIEWS = {
+  newest: {
+    statement: () => statements.newest(filter(), count()), text: (row) => nameOf(row.source),
+    title: () => `newest first, of ${filter().dataset ? `“${filter().dataset}”` : here}`,
+  },
   text: { statement: (view) => statements.searchText(view.text, filter(), count()), text: near, title: (view) => `nearest to “${view.text}”` },
   picture: { statement: (view) => statements.searchPicture(view.base64, filter(), count()), text: near, title: (view) => `nearest to ${view.name}` },
   like: { statement: (view) => statements.searchLike(view.id, filter(), count()), text: near, title: (view) => `most like ${nameOf(view.source)}` },
@@ -93,6 +99,7 @@ const VIEWS = {
 };
 
 let view = null;
+let here = ''; // how many pictures and data sets there are, in words
 
 /** Fills the grid with a view; the last one asked for wins. */
 async function show(wanted) {
@@ -101,6 +108,7 @@ async function show(wanted) {
   const { statement, text, title, keep = () => true } = VIEWS[wanted.kind];
   abort.abort();
   abort = new AbortController();
+  $('start').hidden = wanted.kind !== 'newest';
   $('grid').setAttribute('aria-busy', 'true');
   $('said').textContent = `${title(wanted)}…`;
   const began = performance.now();
@@ -117,7 +125,7 @@ async function show(wanted) {
 }
 
 const grid = new Grid($('grid'), { onOpen: openDetails, onMark: (row, positive) => concept.mark(row.id, positive) });
-const concept = new Concept({ work, show, onMark: (id, mark) => grid.setMark(id, mark), suggest: suggestion });
+const concept = new Concept({ work, show, onMark: (id, mark) => grid.setMark(id, mark), onOpen: openDetails, suggest: suggestion });
 
 /** What a first mark starts a concept from: the search whose hits are marked. */
 function suggestion() {
@@ -188,13 +196,88 @@ addEventListener('paste', (event) => {
 
 // Filters
 
-for (const id of ['dataset', 'count', 'value']) $(id).addEventListener('change', () => view && show(view));
-$('attribute').addEventListener('change', async () => {
-  const attribute = $('attribute').value;
-  const values = attribute ? await work('reading values', () => select(statements.attributeValues(attribute))) : [];
-  $('value').replaceChildren(...(values ?? []).map(({ value, images }) => new Option(`${value} (${images})`, value)));
-  $('value').disabled = !attribute;
+let values = new Map(); // attribute -> its options
+
+async function readAttributes() {
+  const rows = await work('reading attributes', () => select(statements.attributes($('dataset').value)));
+  const chosen = filter();
+  values = new Map();
+  for (const { attribute, value, images } of rows ?? []) {
+    values.set(attribute, [...(values.get(attribute) ?? []), new Option(`${value} (${images})`, value)]);
+  }
+  const checked = $('mistake-attribute').value || 'label';
+  $('attribute').replaceChildren(new Option('any', ''), ...[...values.keys()].map((name) => new Option(name, name, false, name === chosen.attribute)));
+  $('mistake-attribute').replaceChildren(...[...values.keys()].map((name) => new Option(name, name, false, name === checked)));
+  fillValues(chosen.value);
+}
+
+function fillValues(chosen = '') {
+  const options = values.get($('attribute').value) ?? [];
+  $('value').replaceChildren(...options);
+  if (options.some(({ value }) => value === chosen)) $('value').value = chosen;
+  $('value').disabled = !options.length;
+}
+
+for (const id of ['count', 'value']) $(id).addEventListener('change', () => view && show(view));
+$('attribute').addEventListener('change', () => {
+  fillValues();
   if (view) show(view);
+});
+$('dataset').addEventListener('change', async () => {
+  pressCards();
+  await readAttributes();
+  if (view) show(view);
+});
+
+// The start: data sets as cards, the newest pictures
+
+const inSight = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting) continue;
+    inSight.unobserve(target);
+    target.dispatchEvent(new Event('insight'));
+  }
+});
+
+function card({ dataset, images, rejects, loaded_at: loadedAt, examples }) {
+  const button = Object.assign(document.createElement('button'), { type: 'button', className: 'card' });
+  const strip = Object.assign(document.createElement('span'), { className: 'strip' });
+  const rejected = Number(rejects) ? `, ${rejects} rejected` : '';
+  button.dataset.dataset = dataset;
+  button.disabled = !dataset; // the filter's '' means all
+  button.append(
+    strip,
+    Object.assign(document.createElement('strong'), { textContent: dataset || 'without a name' }),
+    Object.assign(document.createElement('span'), { className: 'hint', textContent: `${plural(Number(images), 'picture')}${rejected}, loaded ${loadedAt.slice(0, 16)}` }),
+  );
+  button.addEventListener('click', () => {
+    $('dataset').value = $('dataset').value === dataset ? '' : dataset;
+    $('dataset').dispatchEvent(new Event('change'));
+  });
+  button.addEventListener('insight', () => {
+    for (const [id, source] of JSON.parse(examples)) {
+      const picture = Object.assign(new Image(), { alt: '', decoding: 'async' });
+      load({ id, source }).then((url) => { picture.src = url; strip.append(picture); }, () => {}); // one that cannot be read has no place here
+    }
+  });
+  inSight.observe(button);
+  const item = document.createElement('li');
+  item.append(button);
+  return item;
+}
+
+function pressCards() {
+  for (const button of document.querySelectorAll('.card')) {
+    button.setAttribute('aria-pressed', String(!button.disabled && button.dataset.dataset === $('dataset').value));
+  }
+}
+
+$('home').addEventListener('click', (event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return; // in another tab or window
+  event.preventDefault();
+  openTab(tabs[0]);
+  $('query').value = '';
+  show({ kind: 'newest' });
 });
 
 // Zero-shot labels
@@ -433,17 +516,21 @@ $('login-form').addEventListener('submit', (event) => {
 
 async function begin() {
   await work('reading what is here', async () => {
-    const [known, attributes] = await Promise.all([select(statements.datasets()), select(statements.attributes())]);
-    $('dataset').replaceChildren(new Option('all', ''), ...known.map(({ dataset, images }) => new Option(`${dataset} (${images})`, dataset)));
-    $('attribute').replaceChildren(new Option('any', ''), ...attributes.map(({ attribute }) => new Option(attribute, attribute)));
-    $('mistake-attribute').replaceChildren(...attributes.map(({ attribute }) => new Option(attribute, attribute, false, attribute === 'label')));
-    await Promise.all([concept.list(), readTemplates()]);
+    const known = await select(statements.datasets(ON_A_CARD));
     const total = known.reduce((sum, { images }) => sum + Number(images), 0);
-    $('said').textContent = `${total} pictures in ${known.length} data sets`;
-    $('empty').hidden = false;
-    $('empty').textContent = total
-      ? 'Search for what the pictures show, drop a picture to find others like it, or continue a concept.'
-      : 'The table images is empty. Load pictures first: vdx load folder /pictures, or INSERT INTO inbox.';
+    here = `${plural(total, 'picture')} in ${plural(known.length, 'data set')}`;
+    $('dataset').replaceChildren(new Option('all', ''), ...known.map(({ dataset, images }) => new Option(`${dataset} (${images})`, dataset)));
+    $('cards').replaceChildren(...known.map(card));
+    pressCards();
+    const others = [readAttributes(), concept.list(), readTemplates()];
+    if (total) await show({ kind: 'newest' });
+    else {
+      $('start').hidden = !known.length; // data sets of rejects alone
+      $('said').textContent = here;
+      $('empty').hidden = false;
+      $('empty').textContent = 'The table images is empty. Load pictures first: vdx load folder /pictures, or INSERT INTO inbox.';
+    }
+    await Promise.all(others);
   });
 }
 

@@ -2,15 +2,14 @@
 
 import { Sql, sql } from './sql.js';
 
-const SAMPLE = 100_000; // pictures that lists of attributes and their values are taken from
 const NEIGHBOURS = 10;
 export const BINS = 20; // of the distribution of scores
 
-export const datasets = () => sql`SELECT dataset, count() AS images FROM current_images GROUP BY dataset ORDER BY dataset`;
-export const attributes = () => sql`SELECT arrayJoin(mapKeys(attributes)) AS attribute, count() AS images
-FROM (SELECT attributes FROM current_images LIMIT ${SAMPLE}) GROUP BY attribute ORDER BY attribute`;
-export const attributeValues = (attribute) => sql`SELECT attributes[${attribute}] AS value, count() AS images
-FROM (SELECT attributes FROM current_images LIMIT ${SAMPLE}) WHERE value != '' GROUP BY value ORDER BY images DESC, value LIMIT 200`;
+// `examples` are [[id, source], ...] in JSON, the ids as texts: they are larger than numbers of JavaScript are exact.
+export const datasets = (n) => sql`SELECT dataset, images, rejects, loaded_at,
+    toJSONString(arrayMap(one -> (toString(one.1), one.2), examples)) AS examples
+FROM dataset_cards(n = ${n})`;
+export const attributes = (dataset) => sql`SELECT attribute, value, images FROM attribute_counts(dataset = ${dataset})`;
 
 // Pictures
 
@@ -29,6 +28,7 @@ FROM current_images WHERE id = ${BigInt(id)}`;
 const isSet = (filter) => filter.dataset !== '' || filter.attribute !== '';
 const where = (filter) => sql`dataset = ${filter.dataset}, attribute = ${filter.attribute}, value = ${filter.value}`;
 
+export const newest = (filter, k) => sql`SELECT id, source, dataset, loaded_at FROM newest_images(${where(filter)}, k = ${k})`;
 export const searchText = (text, filter, k) => isSet(filter)
   ? sql`SELECT id, source, dataset, distance FROM search_text_where(query = ${text}, ${where(filter)}, k = ${k})`
   : sql`SELECT id, source, dataset, distance FROM search_text(query = ${text}, k = ${k})`;
@@ -60,6 +60,9 @@ export const revert = (concept, round) =>
   sql`INSERT INTO classifiers SELECT * FROM revert(concept = ${concept}, to_round = ${round})`;
 export const rounds = (concept) => sql`SELECT round, method, labels, average_precision, text_average_precision
 FROM classifiers WHERE concept = ${concept} ORDER BY round, created_at`;
+export const changes = (concept, k) => sql`SELECT round, before, average_precision, average_precision_low, average_precision_high,
+    text_average_precision, top, moved_in, moved_out, why, next_step
+FROM round_changes(concept = ${concept}, k = ${k})`;
 export const moved = (concept, before, after, k) => sql`SELECT id, source, dataset, moved, probability_before, probability_after
 FROM compare_rounds(concept = ${concept}, before = ${before}, after = ${after}, k = ${k})`;
 export const best = (concept, filter, k) =>
