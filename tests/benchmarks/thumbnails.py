@@ -7,6 +7,7 @@ fetches), on first sight (made and kept), and kept. Writes results/thumbnails.js
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.run import QUICK, RESULTS, Comparisons, Side, _line, _machine, less
+from tests.benchmarks.run import QUICK, REPEATS, RESULTS, Comparisons, Side, _line, _machine, less
 from tests.benchmarks.works import photos
 from tests.browser import opened, started, until
 from tests.conftest import ask, served
@@ -25,7 +26,6 @@ from vdx_udf.settings import THUMBNAIL_SIDE
 
 SIZES = {(640, 480): less(500), (4000, 3000): less(100)}
 SCREEN = less(100)
-REPEATS = 2 if QUICK else 3
 LOOP = """
 import io, sys
 from pathlib import Path
@@ -71,8 +71,8 @@ class Loop:
         assert self._process.stdout.readline()
 
     @property
-    def bytes(self) -> int:
-        return peak(self._process.pid)
+    def pid(self) -> int:
+        return self._process.pid
 
     def close(self) -> None:
         self._process.communicate()
@@ -85,9 +85,15 @@ def peak(pid: int) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
 
-def rates(folder: Path, found: Comparisons) -> dict[str, int]:
-    """Compares; returns the memory of both sides."""
-    layout, memory = Layout.embedded(folder / "engine"), {}
+def processor_seconds(pid: int) -> float:
+    """Of all threads of a process since it began."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def rates(folder: Path, found: Comparisons) -> dict[str, tuple[int, float]]:
+    """Compares; returns the memory of both sides, bytes, and the processor time that a thumbnail takes them, seconds."""
+    layout, costs = Layout.embedded(folder / "engine"), {}
     list(install(layout, "vdx-tiny"))
     client = target.connect_embedded(layout.state)
     try:
@@ -101,16 +107,19 @@ def rates(folder: Path, found: Comparisons) -> dict[str, int]:
                 assert client.query(query).result_rows == [(count,)]
 
             ours(0)
+            loop.run(place)
             peak(pid)
             at_rest = int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) << 10
+            began = processor_seconds(pid), processor_seconds(loop.pid)
             found.compare(
                 f"{count} JPEGs {size[0]}x{size[1]} to {THUMBNAIL_SIDE}", "loop over Pillow",
                 Side(count, ours), Side(count, lambda r, place=place, loop=loop: loop.run(place)), "thumbnails/s",
             )  # fmt: skip
-            memory[f"service above rest, {size[0]}x{size[1]}"] = max(0, peak(pid) - at_rest)
-            memory[f"loop, {size[0]}x{size[1]}"] = loop.bytes
+            took = [(processor_seconds(p) - b) / REPEATS / count for p, b in zip((pid, loop.pid), began, strict=True)]
+            costs[f"service, {size[0]}x{size[1]}: above its rest"] = max(0, peak(pid) - at_rest), took[0]
+            costs[f"loop, {size[0]}x{size[1]}: all of it"] = peak(loop.pid), took[1]
             loop.close()
-        return memory
+        return costs
     finally:
         client.close()
         stop_encoder(layout)
@@ -156,13 +165,14 @@ def screens(folder: Path) -> dict[str, dict]:
 def main() -> None:
     found = Comparisons({})
     with tempfile.TemporaryDirectory() as scratch:
-        memory = rates(Path(scratch), found)
+        costs = rates(Path(scratch), found)
         found.progress.close()
         seen = screens(Path(scratch))
-    result = {"machine": _machine(), "rates": found.rows, "memory": memory, "screen": seen}
+    result = {"machine": _machine(), "rates": found.rows, "costs": costs, "screen": seen}
     lines = [
         "| work | against | ours | peer | unit | ratio (least to most) | |", "|---|---|---|---|---|---|---|", *map(_line, found.rows), "",
-        *("| memory | MB |", "|---|---|"), *(f"| {what} | {size / 1e6:.0f} |" for what, size in memory.items()), "",
+        "| memory | MB at most | ms of processor time a thumbnail |", "|---|---|---|",
+        *(f"| {what} | {size / 1e6:.0f} | {1e3 * seconds:.1f} |" for what, (size, seconds) in costs.items()), "",
         f"| {SCREEN} JPEGs of 4000x3000 on one screen, {seen['files']['bytes'] / 1e6:.0f} MB of files | seconds (least to most) | MB received |",
         "|---|---|---|",
     ]  # fmt: skip

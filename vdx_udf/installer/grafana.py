@@ -1,4 +1,4 @@
-"""The Grafana dashboard: ClickHouse's own panels and tables of pictures. `python -m vdx_udf.installer.grafana` writes it anew."""
+"""The Grafana dashboard: ClickHouse's own panels, tables of pictures. `python -m vdx_udf.installer.grafana` writes it anew."""
 
 import json
 import re
