@@ -11,7 +11,7 @@ TESTABLE = .venv/.testable
 COMPARABLE = .venv/.comparable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-shards lock audit tiny clean
+.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-thumbnails bench-shards lock audit tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,9 @@ bench-refine: $(TESTABLE)  ## measure refinement with a simulated user (10 minut
 
 bench-explorer: $(TESTABLE)  ## measure the explorer page in a browser over 25,000 pictures (5 minutes)
 	.venv/bin/python -m tests.benchmarks.explorer
+
+bench-thumbnails: $(TESTABLE)  ## measure thumbnails beside a loop over Pillow, and the explorer's first screen of 100 (2 minutes)
+	.venv/bin/python -m tests.benchmarks.thumbnails
 
 bench-shards: $(TESTABLE)  ## measure index builds and searches by rows and by shards (4 to 12 minutes)
 	.venv/bin/python -m tests.benchmarks.shards

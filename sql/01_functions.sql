@@ -67,6 +67,16 @@ CREATE OR REPLACE FUNCTION vdx_content_hash AS (source, bytes) -> SHA256(if(empt
 CREATE OR REPLACE FUNCTION vdx_source AS (source, bytes) ->
     if(empty(source) AND notEmpty(bytes), concat('sha256:', lower(hex(SHA256(bytes)))), source);
 
+-- vdx_picture_key(source, content_hash): the hash that a picture's thumbnails are kept by: its content's, or its source's where a row
+-- came without one, as those of published vectors do.
+-- Example: SELECT hex(vdx_picture_key('https://example.com/1.jpg', toFixedString('', 32)))
+CREATE OR REPLACE FUNCTION vdx_picture_key AS (source, content_hash) ->
+    if(content_hash = toFixedString('', 32), SHA256(source), content_hash);
+
+-- vdx_data_url(jpeg): a thumbnail as text that tables of Grafana, notebooks and HTML show as a picture; '' of no bytes.
+-- Example: SELECT source, vdx_data_url(try_thumbnail(source, 96).bytes) AS picture FROM images LIMIT 10
+CREATE OR REPLACE FUNCTION vdx_data_url AS (jpeg) -> if(empty(jpeg), '', concat('data:image/jpeg;base64,', base64Encode(jpeg)));
+
 -- vdx_normalize(vector): the vector scaled to length 1; one of zeros stays as it is.
 -- Example: SELECT vdx_normalize([3, 4])
 CREATE OR REPLACE FUNCTION vdx_normalize AS (vector) -> vector / if(L2Norm(vector) = 0, 1, L2Norm(vector));

@@ -423,6 +423,20 @@ WITH
 SELECT 1 AS yes
 WHERE NOT throwIf(notEmpty(others), vdx_refusal(arrayStringConcat(others, ', '), encoder));
 
+-- thumbnails: small JPEGs, kept so that a screen of 100 is one SELECT. Filled when asked: by vdx load --thumbnails, by the explorer for
+-- what it shows for the first time, by the example. A picture with other content has another content_hash, and so a new thumbnail;
+-- unused_thumbnails has the old one.
+-- Example: INSERT INTO thumbnails SELECT * FROM missing_thumbnails(ids = [42], side = 256)
+CREATE TABLE IF NOT EXISTS thumbnails
+(
+    content_hash FixedString(32),                    -- by vdx_picture_key
+    side UInt16,                                     -- pixels, as thumbnail() was asked for; the picture may be smaller
+    bytes String CODEC(NONE)                         -- JPEG
+)
+ENGINE = ReplacingMergeTree ORDER BY (content_hash, side)
+-- Rows are read one here and one there, each with its granule: 6 thumbnails of 10 kB.
+SETTINGS index_granularity_bytes = 65536, min_compress_block_size = 16384;
+
 -- labels: a person's judgements, append-only; the latest of a concept and image counts.
 -- Example: INSERT INTO labels (concept, image_id, positive) VALUES ('house by the lake', 42, true)
 CREATE TABLE IF NOT EXISTS labels

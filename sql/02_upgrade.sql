@@ -27,4 +27,5 @@ SELECT id, rejected_at FROM rejects INNER JOIN (SELECT id, max(loaded_at) AS new
 WHERE newest > rejected_at AND 2 NOT IN (SELECT version FROM schema_version);
 INSERT INTO superseded_images SELECT id, loaded_at FROM superseded WHERE 2 NOT IN (SELECT version FROM schema_version);
 
-INSERT INTO schema_version (version) SELECT arrayJoin([1, 2]) AS done WHERE done NOT IN (SELECT version FROM schema_version);
+-- 3: thumbnails, a table of its own in 02_tables.sql.
+INSERT INTO schema_version (version) SELECT arrayJoin([1, 2, 3]) AS done WHERE done NOT IN (SELECT version FROM schema_version);

@@ -1,4 +1,4 @@
--- A dashboard of loads, encoder, searches and labels, for ClickHouse's own /dashboard page and for Grafana.
+-- A dashboard of loads, encoder, searches and labels, for ClickHouse's own /dashboard page and for Grafana, and tables of pictures.
 
 -- encoder_samples: the encoder's counters over time. Kept only where someone samples them, since that keeps the encoder awake:
 -- CREATE MATERIALIZED VIEW encoder_sampler REFRESH EVERY 1 MINUTE APPEND TO encoder_samples AS SELECT * FROM encoder_sample.
@@ -94,3 +94,23 @@ SELECT toStartOfInterval(created_at, INTERVAL {rounding:UInt32} SECOND)::INT AS 
 FROM classifiers
 WHERE created_at BETWEEN now() - {seconds:UInt32} AND now() AND average_precision IS NOT NULL
 GROUP BY t ORDER BY t$$));
+
+-- dashboard_tables: title and query of tables whose column `picture` holds thumbnails as data URLs, for Grafana's table panel, notebooks
+-- and whatever else shows such a URL as a picture. ClickHouse's own page draws curves alone.
+-- Example: SELECT title, query FROM dashboard_tables
+CREATE OR REPLACE VIEW dashboard_tables AS
+SELECT *
+FROM values('title String, query String',
+('Pictures loaded last', $$
+SELECT vdx_data_url(try_thumbnail(source, 96).bytes) AS picture, source, dataset, caption, loaded_at
+FROM (SELECT source, dataset, caption, loaded_at FROM current_images ORDER BY loaded_at DESC LIMIT 20)
+ORDER BY loaded_at DESC$$),
+('Pictures judged last', $$
+SELECT vdx_data_url(try_thumbnail(source, 96).bytes) AS picture, concept, positive, source, labelled_at
+FROM
+(
+    SELECT source, concept, positive, labelled_at
+    FROM (SELECT concept, image_id, positive, labelled_at FROM labels WHERE NOT withdrawn ORDER BY labelled_at DESC LIMIT 20) AS judged
+    INNER JOIN (SELECT id, source FROM current_images) AS images ON images.id = judged.image_id
+)
+ORDER BY labelled_at DESC$$));

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from vdx_udf import settings
+
 RESULT = "result"  # the column name of every answer; ClickHouse fills in defaults for any other name, silently
 
 
@@ -21,6 +23,7 @@ class Function:
 
 
 IMAGE = ("image", "String")
+SIDE = ("side", "UInt16")
 LABELS = ("labels", "Array(String)")
 VECTORS = "Array(Array(Float32))"
 FUNCTIONS = {
@@ -45,6 +48,22 @@ FUNCTIONS = {
             (IMAGE,),
             "Tuple(vector Array(Float32), error String)",
             "the same, never raising for a bad picture: an empty vector and the reason",
+            deterministic=False,
+        ),
+        Function(
+            "thumbnail",
+            (IMAGE, SIDE),
+            "String",
+            "the picture, given as to encode_image, as JPEG of at most `side` pixels on its longer side, "
+            f"{settings.THUMBNAIL_SIDES[0]} to {settings.THUMBNAIL_SIDES[1]:,}: upright, its colours in sRGB, what is "
+            f"transparent {settings.THUMBNAIL_BACKGROUND}, never enlarged; a bad picture or side raises",
+            deterministic=False,
+        ),
+        Function(
+            "try_thumbnail",
+            (IMAGE, SIDE),
+            "Tuple(bytes String, error String)",
+            "the same, never raising for a bad picture or side: no bytes and the reason",
             deterministic=False,
         ),
         Function(

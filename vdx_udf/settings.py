@@ -49,6 +49,13 @@ MAX_DECODER_BYTES = 4 << 30  # address space of such a process: no file makes it
 # What a decoder may work on one picture: a progressive JPEG can hold thousands of scans, each a pass over all its pixels.
 MAX_SCANS = 100
 DECODE_SECONDS = 20  # then its process is ended, or the decoder asks for more of the file in vain
+# Thumbnails: the least and the most pixels of the longer side, and what the loaders and the explorer keep (a cell of its grid
+# is 168 pixels high, 1.5 times that on a dense screen).
+THUMBNAIL_SIDES = (16, 1_024)
+THUMBNAIL_SIDE = 256
+THUMBNAIL_QUALITY = 80  # of JPEG; WebP saves 8 to 25 % of the bytes and takes 14 to 41 times as long to write
+THUMBNAIL_BACKGROUND = "white"  # what shows through a transparent picture
+MAX_PROFILE_BYTES = 4 << 20  # a longer colour profile is passed over; those of printing presses have 3 MB
 URL_SECONDS = 20  # for one picture, redirects included
 URL_REDIRECTS = 5
 # Letters of a text that the tokeniser gets to see. CLIP reads 77 tokens, of 32 bytes at most; a single word of this many
@@ -88,4 +95,4 @@ DIMENSION = 512  # of the default model; `vdx install` writes another model's ow
 # a bit a number, finds half of CLIP's neighbours at best: refused.
 INDEX = "bf16,32,128"
 QUANTIZATIONS = ("f32", "f16", "bf16", "i8")
-SCHEMA_VERSION = 2  # the last step of sql/02_upgrade.sql
+SCHEMA_VERSION = 3  # the last step of sql/02_upgrade.sql

@@ -23,7 +23,7 @@ CREATE OR REPLACE VIEW classifiers ON CLUSTER '{cluster}' AS SELECT * FROM vdx.c
 -- Example: SELECT concept FROM vdx_shard.kept_concepts
 CREATE OR REPLACE VIEW kept_concepts ON CLUSTER '{cluster}' AS SELECT * FROM vdx.kept_concepts;
 
--- here, each shard's own rows: images rejects inputs inbox embedded superseded_images image_rows images_supersede rejects_supersede superseded_rejects images_supersede_rejects current_images current_rejects inbox_embed arrivals embedded_arrivals arrival_rows arrivals_clash embedded_images embedded_rejects embedded_inputs kept_scores kept_scores_of_new index_status
+-- here, each shard's own rows: images rejects inputs inbox embedded superseded_images image_rows images_supersede rejects_supersede superseded_rejects images_supersede_rejects current_images current_rejects inbox_embed arrivals embedded_arrivals arrival_rows arrivals_clash embedded_images embedded_rejects embedded_inputs kept_scores kept_scores_of_new index_status thumbnails
 
 USE vdx;
 -- images: of all shards. A row that is inserted goes to the shard that its id names.
@@ -60,6 +60,11 @@ ENGINE = Distributed('{cluster}', vdx_shard, superseded_rejects, id);
 -- Example: SELECT concept, count() FROM vdx.kept_scores GROUP BY concept
 CREATE TABLE IF NOT EXISTS kept_scores ON CLUSTER '{cluster}' AS vdx_shard.kept_scores
 ENGINE = Distributed('{cluster}', vdx_shard, kept_scores, image_id);
+
+-- thumbnails: of all shards, each those that its content's hash names.
+-- Example: SELECT side, count() FROM vdx.thumbnails GROUP BY side
+CREATE TABLE IF NOT EXISTS thumbnails ON CLUSTER '{cluster}' AS vdx_shard.thumbnails
+ENGINE = Distributed('{cluster}', vdx_shard, thumbnails, cityHash64(content_hash));
 
 -- index_status: of all shards, as vdx_shard.index_status on each.
 -- Example: SELECT dataset, images, images_without_index FROM vdx.index_status

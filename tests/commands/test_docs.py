@@ -211,7 +211,9 @@ def test_limits_are_the_settings():
         assert limit in flat, limit
 
 
-@pytest.mark.parametrize("name", ["speed", "laion", "refinement", "torture", "explorer", "versions", "shards", "search"])
+@pytest.mark.parametrize(
+    "name", ["speed", "laion", "refinement", "torture", "explorer", "versions", "shards", "search", "thumbnails"]
+)
 def test_the_tables_are_the_benchmarks(name):
     assert (ROOT / "tests" / "benchmarks" / "results" / f"{name}.md").read_text() in DOCS
 

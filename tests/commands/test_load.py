@@ -366,3 +366,20 @@ def test_kill_in_the_middle_twenty_times(prefix, tmp_path):
     assert vdx("sql", "--prefix", prefix, "-q", "SELECT count(), uniqExact(source) FROM rejects").stdout.split() == ["15"] * 2
     status = vdx("sql", "--prefix", prefix, "-q", "SELECT images_without_index FROM index_status").stdout.split()
     assert status == ["0"]
+
+
+def test_thumbnails_are_kept_where_a_load_is_asked_to(prefix, tmp_path):
+    rng = np.random.default_rng(12)
+    for name in ("a", "b", "c"):
+        png(rng, tmp_path / f"{name}.png")
+    arguments = ("load", "folder", tmp_path, "--prefix", prefix, "--param", "dataset=small")
+    assert "thumbnails" not in vdx(*arguments).stdout
+    assert vdx(*arguments, "--thumbnails").stdout.splitlines()[-2:] == ["images\tthumbnails\treason", "3\t3\t"]
+    png(rng, tmp_path / "d.png")
+    (tmp_path / "b.png").unlink()
+    again = vdx(*arguments, "--thumbnails", "32").stdout.splitlines()
+    assert again[-1] == "4\t3\tcannot be read: No such file or directory"
+    held = "SELECT side, count() FROM thumbnails GROUP BY side ORDER BY side"
+    assert vdx("sql", "--prefix", prefix, "-q", held).stdout.split() == ["32", "3", "256", "3"]
+    refused = vdx(*arguments, "--thumbnails", "8", check=False)
+    assert "8 is not in the range 16<=x<=1024" in refused.stderr

@@ -16,14 +16,15 @@ import open_clip
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tests.conftest import wait_for
 from tests.encoder.conftest import VERSION, asked, connected, frame, serving, threads
 from vdx_udf import contract
 from vdx_udf.encoder import native
-from vdx_udf.encoder.decoding import decode
+from vdx_udf.encoder.decoding import decode, decoded, opened
 from vdx_udf.encoder.image import ImageError
+from vdx_udf.encoder.thumbnails import jpeg, reduced
 from vdx_udf.settings import MAX_SCANS, MAX_TEXT
 from vdx_udf.tiny.pictures import draw, sample_picture
 
@@ -215,6 +216,25 @@ SEEDS = seeds()
 def test_a_fuzzed_picture_is_decoded_or_refused(seed, changes):
     with contextlib.suppress(ImageError):
         assert min(decode(changed(SEEDS[seed], changes), 128).size) > 0
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning", "ignore::RuntimeWarning")
+@fuzzed
+@given(seed=st.sampled_from(sorted(SEEDS)), changes=CHANGES)
+def test_a_fuzzed_picture_becomes_a_thumbnail_or_is_refused(seed, changes):
+    with contextlib.suppress(ImageError):
+        small = decoded(opened(changed(SEEDS[seed], changes), 32, is_thumbnail=True))
+        assert 1 <= max(small.size) <= 32
+        assert jpeg(small)
+
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@fuzzed
+@given(changes=CHANGES, mode=st.sampled_from(("RGB", "L", "CMYK", "RGBA")))
+def test_a_fuzzed_colour_profile_is_applied_or_passed_over(changes, mode):
+    assert reduced(Image.new(mode, (40, 30)), 32, changed(PROFILE, changes)).mode == "RGB"
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import wait_for
 from tests.encoder.conftest import VERSION, asked, connected, frame, ready, serving, threads
@@ -212,6 +214,38 @@ def test_a_small_request_does_not_wait_behind_the_pictures_of_a_large_one(clip):
     assert left[0] > 100  # in the batch after the small one's
 
 
+def test_thumbnails_and_embeddings_take_turns(encoder):
+    """A screen's few thumbnails wait for no load's pictures, nor the other way round."""
+    rng = np.random.default_rng(8)
+    contents = [png(draw(sample_picture(rng))) for _ in range(300)]
+    hold = threading.Event()
+    for work in (
+        lambda client, values: encoder.submit_images(client, values),
+        lambda client, values: encoder.submit_thumbnails(client, values, [48] * len(values)),
+    ):
+        hold.clear()
+        for _ in range(os.cpu_count() or 1):  # until all have been submitted
+            encoder.pools.decoders.submit("before", hold.wait)
+        large = work("large", contents)
+        small, left = encoder.submit_thumbnails("small", contents[:3], [32, 48, 64]), []
+        encoder.pools.decoders.submit("small", partial(lambda large, left: left.append(large.pending), large, left))
+        hold.set()
+        assert [max(Image.open(io.BytesIO(found)).size) for found in small.thumbnails()] == [32, 48, 64]
+        assert len(large.outcomes()) == 300
+        assert left[0] > 200
+
+
+def test_thumbnails_that_nobody_waits_for_are_not_made(encoder):
+    hold = threading.Event()
+    for _ in range(os.cpu_count() or 1):
+        encoder.pools.decoders.submit("before", hold.wait)
+    ticket = encoder.submit_thumbnails(1, [png(draw(sample_picture(np.random.default_rng(8))))], [48])
+    encoder.drop([ticket])
+    hold.set()
+    encoder.submit_thumbnails(1, [b"\xff none"], [48]).outcomes()  # the same client's next, so that its turn has come
+    assert ticket.entries[0].value is None
+
+
 def test_large_pictures_are_decoded_one_at_a_time_and_like_others(clip, monkeypatch):
     rng = np.random.default_rng(9)
     contents = [png(draw(sample_picture(rng))) for _ in range(20)]
@@ -220,7 +254,7 @@ def test_large_pictures_are_decoded_one_at_a_time_and_like_others(clip, monkeypa
     encoder = Encoder(clip, ImageSource()).start()
     assert np.allclose(encoder.submit_images(1, [*contents, b"\xff none"]).outcomes()[0], expected[0], atol=1e-5)
     assert np.allclose(encoder.submit_images(2, contents).vectors(), expected, atol=1e-5)
-    assert not encoder.pictures._large.locked()
+    assert not encoder.pools._large.locked()
 
 
 def test_work_that_raises_costs_its_pool_no_thread():
@@ -236,7 +270,7 @@ def test_memory_that_ends_between_two_steps_costs_its_row_and_hangs_none(clip, t
     path = tmp_path / "a.png"
     draw(sample_picture(np.random.default_rng(8))).save(path)
     encoder = Encoder(clip, ImageSource((tmp_path,))).start()
-    owner, name = (ways, "digest") if step == "digest" else (getattr(encoder.pictures, step), "submit")
+    owner, name = (ways, "digest") if step == "digest" else (getattr(encoder.pools, step), "submit")
     plain, failures = getattr(owner, name), iter([MemoryError()])
 
     def failing(*arguments):

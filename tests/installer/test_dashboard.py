@@ -3,9 +3,12 @@
 import itertools
 import json
 import time
+from html import escape
+from pathlib import Path
 
 import pytest
 
+from tests import browser as browsers
 from tests.conftest import ask, served
 from vdx_udf.installer import grafana
 from vdx_udf.installer.install import install
@@ -25,6 +28,7 @@ SAMPLES = {
     "text.compute_seconds": (0, 3, 0.6),
     "encode_text.errors": (1, 4, 1),
 }
+ARTEFACTS = Path("test-artefacts")  # screenshots, to be looked at
 DECADE = 10 * 365 * 86_400  # seconds: one bucket holds everything
 SEEN = {  # title: the columns behind the time, in one bucket
     "Images loaded": [40],
@@ -57,7 +61,8 @@ def server(tmp_path_factory, drawn):
         ask(address, "INSERT INTO inbox (source, dataset, bytes) VALUES ('broken', 'd', 'no picture')")
         ask(
             address,
-            "INSERT INTO labels (concept, image_id, positive, withdrawn) VALUES ('c', 1, true, false), ('c', 2, false, false), ('c', 2, false, true)",
+            "INSERT INTO labels (concept, image_id, positive, withdrawn) SELECT 'c', id, t.1, t.2 FROM (SELECT id FROM images ORDER BY id LIMIT 2)"
+            " ARRAY JOIN if(rowNumberInAllBlocks() = 0, [(true, false)], [(false, false), (false, true)]) AS t",
         )
         ask(
             address,
@@ -76,6 +81,16 @@ def server(tmp_path_factory, drawn):
         yield address
 
 
+@pytest.fixture(scope="module")
+def browser():
+    pytest.importorskip("playwright", reason="the package playwright is not installed")
+    try:
+        with browsers.started() as browser:
+            yield browser
+    except browsers.NoBrowser as error:
+        pytest.skip(str(error))
+
+
 def test_there_is_a_count_for_every_panel(server):
     assert list(SEEN) == [title for title, _ in grafana.panels()]
     assert ask(server, "SELECT title, query FROM dashboard_panels") == [list(panel) for panel in grafana.panels()]
@@ -88,7 +103,11 @@ def test_clickhouse_panels(server, title):
     assert [float(value) for value in values] == SEEN[title]
 
 
-@pytest.mark.parametrize("panel", grafana.dashboard()["panels"], ids=lambda panel: panel["title"])
+def of_kind(kind: str) -> list[dict]:
+    return [panel for panel in grafana.dashboard()["panels"] if panel["type"] == kind]
+
+
+@pytest.mark.parametrize("panel", of_kind("timeseries"), ids=lambda panel: panel["title"])
 def test_grafana_panels(server, panel):
     """With the macros filled in as the plugin does, so that nothing of ours or theirs is left over."""
     query = panel["targets"][0]["rawSql"]
@@ -102,6 +121,38 @@ def test_grafana_panels(server, panel):
     assert "{" not in query
     ((_, *values),) = ask(server, query)
     assert [float(value) for value in values] == SEEN[panel["title"]]
+
+
+def test_the_tables_are_those_of_the_view(server):
+    assert ask(server, "SELECT title, query FROM dashboard_tables") == [list(table) for table in grafana.tables()]
+    assert [(panel["title"], panel["targets"][0]["rawSql"]) for panel in of_kind("table")] == [
+        (title, query.strip()) for title, query in grafana.tables()
+    ]
+    places = [panel["gridPos"] for panel in grafana.dashboard()["panels"]]
+    taken = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(set(taken)) == len(taken)
+    assert max(x for x, _ in taken) < 24
+
+
+@pytest.mark.parametrize("panel", of_kind("table"), ids=lambda panel: panel["title"])
+def test_tables_show_pictures(server, browser, panel):
+    """Grafana cannot run here: its Image cell is an <img> of the column's URL, which a table of HTML is, too."""
+    ((override,),) = (panel["fieldConfig"]["overrides"],)
+    assert override["matcher"] == {"id": "byName", "options": "picture"}
+    assert {"id": "custom.cellOptions", "value": {"type": "image"}} in override["properties"]
+    rows = ask(server, panel["targets"][0]["rawSql"])
+    assert len(rows) == {"Pictures loaded last": 20, "Pictures judged last": 2}[panel["title"]]
+    lines = "".join(
+        f"<tr><td><img src='{picture}'></td>{''.join(f'<td>{escape(str(value))}</td>' for value in values)}</tr>"
+        for picture, *values in rows
+    )
+    page = browser.new_page()
+    page.set_content(f"<h2>{panel['title']}</h2><table>{lines}</table>")
+    until_shown = "[...document.images].map(image => image.complete && Math.max(image.naturalWidth, image.naturalHeight))"
+    assert page.evaluate(until_shown) == [96] * len(rows)
+    ARTEFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTEFACTS / f"{panel['title']}.png")
+    page.close()
 
 
 def test_buckets_without_a_row_are_filled(server):

@@ -38,6 +38,11 @@ QUERIES = {  # statement: how far numbers may differ
     "SELECT source, error FROM current_rejects ORDER BY source": 0,
     "SELECT hidden FROM hidden_rows": 0,
     "SELECT * FROM load_report(dataset = 'drawn')": 0,
+    "SELECT side, count(), uniqExact(content_hash) FROM thumbnails GROUP BY side": 0,
+    "SELECT id, bytes FROM kept_thumbnails(ids = [{id:UInt64}, 1], side = 64)": 0,
+    "SELECT id, bytes, error FROM image_thumbnails(ids = [{id:UInt64}], side = 32)": 0,
+    "SELECT count() FROM missing_thumbnails(ids = [{id:UInt64}], side = 32)": 0,
+    "SELECT count() FROM unused_thumbnails": 0,
     "SELECT id FROM random_images(seed = 'x', n = 7)": 0,
     "SELECT round, method, weight, logit_scale, bias, freedom, average_precision FROM classifiers ORDER BY round": 1e-5,
     "SELECT weight, logit_scale, bias FROM fit(concept = 'pairs', steps = 5, learning_rate = 0.1)": 1e-5,
@@ -93,6 +98,7 @@ def both(cluster):
             client.command(f"INSERT INTO labels (concept, image_id, positive) VALUES {values}")
             client.command("INSERT INTO classifiers SELECT * FROM refine(concept = 'pairs')")
     for client in (one, two):
+        client.command("INSERT INTO thumbnails SELECT vdx_picture_key(source, content_hash), 64, source FROM images")
         client.command("INSERT INTO kept_concepts VALUES ('pairs')")
         client.command("INSERT INTO kept_scores SELECT * FROM stale_scores")
         client.command("INSERT INTO near_pairs SELECT * FROM near_duplicates(dataset = 'drawn', least = 0.97)")
@@ -209,7 +215,7 @@ def test_every_statement_of_the_schema_is_understood(both):
 def test_every_object_of_a_cluster_states_its_purpose_and_its_example_runs(both):
     _, two = both
     found = list(sql_objects(bundle_folder("sql") / "cluster" / "schema.sql"))
-    assert len(found) == 10
+    assert len(found) == 11
     for each in found:
         assert states_its_purpose(each.name, each.purpose), each
         (two.command if each.example.startswith("INSERT") else two.query)(each.example)

@@ -3,17 +3,20 @@
 import random
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vdx_udf.encoder.decoding import decode
+from vdx_udf.encoder.decoding import decode, decode_here
 from vdx_udf.encoder.image import ImageError
+from vdx_udf.encoder.thumbnails import jpeg
 from vdx_udf.errors import readable
 from vdx_udf.tiny.pictures import COLOURS, SHAPES, draw, sample_picture
 
 TEXTS, PICTURES, VECTORS = 2_000, 300, 1_000
+SIDE = 48  # of thumbnails
 LABELS = ["red circle", "blue square", "star", "heart"]
 TOLERANCE = 1e-3  # of a vector's distance to its reference; the references themselves are at least 30 times that apart
 REFUSED = 9.0  # in place of a distance: the row of a good picture says in a sentence why it has no vector
@@ -70,6 +73,7 @@ class Questions:
     def _pictures(self, client: Any, clip: Any, folder: Path, rng: np.random.Generator) -> None:
         """Every tenth is none."""
         vectors, lines = np.zeros((PICTURES, 512), np.float32), []
+        thumbnails = [""] * PICTURES
         for number in range(PICTURES):
             path = folder / f"{number:04}.{'png' if number % 2 else 'jpg'}"
             if number % 10 == 9:
@@ -78,17 +82,20 @@ class Questions:
                 draw(sample_picture(rng)).save(path)
                 try:
                     vectors[number] = clip.encode_images([clip.pixels(decode(path.read_bytes()))])[0]
+                    small = decode_here(path.read_bytes(), SIDE, is_thumbnail=True)
+                    thumbnails[number] = sha256(jpeg(small)).hexdigest()
                 except ImageError as error:
                     raise AssertionError(path) from error
-            lines.append(str(path))
+            lines.append(f"{path}\t{thumbnails[number]}")
+        assert len(set(thumbnails)) == PICTURES * 9 // 10 + 1, "a shifted thumbnail would not show"
         good = vectors[[n for n in range(PICTURES) if n % 10 != 9]]
         assert np.linalg.norm(good[1:] - good[:-1], axis=1).min() > 30 * TOLERANCE, "a shifted row would not show"
         np.save(folder / "pictures.npy", vectors)
         (folder / "pictures.tsv").write_text("\n".join(lines))
-        source = f"SELECT path FROM file('{folder}/pictures.tsv', TSV, 'path String')"
+        source = f"SELECT path, thumbnail FROM file('{folder}/pictures.tsv', TSV, 'path String, thumbnail String')"
         _table(client, "torture_paths", source, folder / "pictures.npy")
         client.command(
-            "CREATE TABLE torture_pictures ENGINE = Memory AS SELECT k, path, expected, bytes FROM torture_paths INNER JOIN"
+            "CREATE TABLE torture_pictures ENGINE = Memory AS SELECT k, path, thumbnail, expected, bytes FROM torture_paths INNER JOIN"
             f" (SELECT _path AS path, raw_blob AS bytes FROM file('{folder}/*.{{png,jpg}}', RawBLOB)) AS files USING (path) ORDER BY k"
         )
 
@@ -138,7 +145,7 @@ class Questions:
         if len(seen) != len(expected) and self._was_killed(sql) and all(off < TOLERANCE for _, off in found):
             return Outcome(cut_short=True)
         if refused:
-            return Outcome(wrong=wrong, error=f"try_encode_image: {refused} rows say why they have no vector")
+            return Outcome(wrong=wrong, error=f"{function}: {refused} rows say why they have no answer")
         return Outcome(wrong=wrong + len(set(seen) - expected), lost=len(expected - set(seen)))
 
     def _was_killed(self, sql: str) -> bool:
@@ -171,6 +178,25 @@ class Questions:
             f"SELECT k, multiIf(empty(tried.vector) AND notEmpty(tried.error), if(k % 10 = 9, 0, {REFUSED}),"
             f" length(tried.vector) != 512 OR notEmpty(tried.error), 1, L2Distance(arrayResize(tried.vector, 512), expected))"
             f" FROM (SELECT k, expected, {value} AS tried FROM (SELECT * FROM torture_pictures WHERE k < {rows} LIMIT {PICTURES}))",
+            {*range(rows)},
+        )
+
+    def _thumbnail(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        good, wanted = _good(rows)
+        value = f"thumbnail({'bytes' if salt % 2 else 'path'}, {SIDE})"
+        return (
+            f"SELECT k, if(lower(hex(SHA256({value}))) = thumbnail, 0, 1)"
+            f" FROM (SELECT * FROM torture_pictures WHERE {wanted} LIMIT {PICTURES})",
+            good,
+        )
+
+    def _try_thumbnail(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        rows = min(rows, PICTURES)
+        value = f"try_thumbnail({'bytes' if salt % 2 else 'path'}, {SIDE})"
+        return (
+            f"SELECT k, multiIf(empty(tried.bytes) AND notEmpty(tried.error), if(k % 10 = 9, 0, {REFUSED}),"
+            " lower(hex(SHA256(tried.bytes))) = thumbnail, 0, 1)"
+            f" FROM (SELECT k, thumbnail, {value} AS tried FROM (SELECT * FROM torture_pictures WHERE k < {rows} LIMIT {PICTURES}))",
             {*range(rows)},
         )
 

@@ -330,7 +330,16 @@ def grid(prefix, url, query: str, output: Path, columns: int, parameters: tuple[
 @click.option(
     "--param", "parameters", multiple=True, metavar="NAME=VALUE", help="Value of a parameter of the file; repeatable."
 )
-def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...]) -> None:
+@click.option(
+    "--thumbnails",
+    "side",
+    type=click.IntRange(*settings.THUMBNAIL_SIDES),
+    is_flag=False,
+    flag_value=settings.THUMBNAIL_SIDE,
+    metavar="[SIDE]",
+    help=f"Then keep thumbnails of that many pixels, {settings.THUMBNAIL_SIDE} as the explorer's where none is said.",
+)
+def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...], side: int | None) -> None:
     """Load a data set: run sql/datasets/NAME.sql, or a file of your own, with path = PATH and a progress bar."""
     from vdx_udf import engine
     from vdx_udf.commands import load as loading
@@ -348,6 +357,8 @@ def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...])
     if not url:
         engine.apply_schema(session.client, folder)
     loading.run(session, path)
+    if side:
+        loading.keep_thumbnails(session, values.get("dataset", ""), side)
 
 
 @main.command()

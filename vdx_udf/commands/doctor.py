@@ -11,7 +11,17 @@ from vdx_udf import __version__, contract, settings
 from vdx_udf.errors import readable
 
 OLDEST = (25, 8)  # the long-term release that the bundle supports
-TABLES = ("images", "superseded_images", "rejects", "inbox", "labels", "classifiers", "prompt_templates", "schema_version")
+TABLES = (
+    "images",
+    "superseded_images",
+    "rejects",
+    "inbox",
+    "labels",
+    "classifiers",
+    "prompt_templates",
+    "schema_version",
+    "thumbnails",
+)
 WRITTEN = ("inbox", "labels", "classifiers")
 MOST_HIDDEN = 500  # rows; as the loaders of sql/datasets have it
 

@@ -91,6 +91,28 @@ def run(session: Session, path: Path) -> None:
     _run(session, steps_of(path, dimension))
 
 
+def keep_thumbnails(session: Session, dataset: str, side: int) -> None:
+    """Makes the thumbnails that a data set ('': all) lacks; prints how many images it has, how many have one, why not all."""
+    session.parameters = {"dataset": dataset, "side": str(side)}
+    of_side = "thumbnails WHERE side = {side:UInt16}"
+    among = f"vdx_picture_key(source, content_hash) GLOBAL IN (SELECT content_hash FROM {of_side})"
+    images = "current_images WHERE {dataset:String} = '' OR dataset = {dataset:String}"
+    done = f"SELECT count() FROM {of_side}"
+    ((total,),) = session.query(f"SELECT ({done}) + uniqExactIf(content_hash, NOT {among}) FROM {images}").result_rows
+    # A block is what is read and stored at a time, which bounds memory and what a stop can lose.
+    session.run(
+        "INSERT INTO thumbnails SELECT * FROM missing_thumbnails_of(dataset = {dataset:String}, side = {side:UInt16})"
+        " SETTINGS max_threads = 4, max_block_size = 32, min_insert_block_size_rows = 1024,"
+        " min_insert_block_size_bytes = 67108864",
+        done,
+        total,
+    )
+    session.run(
+        f"SELECT count() AS images, countIf({among}) AS thumbnails,"
+        f" if(images = thumbnails, '', encoder_info()['try_thumbnail.last_error']) AS reason FROM {images}"
+    )
+
+
 def _run(session: Session, loop: Loop) -> None:
     outer = session.parameters
     for row in _rows(session, loop.each) if loop.each else [{}]:

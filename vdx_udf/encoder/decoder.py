@@ -25,7 +25,7 @@ from PIL import Image
 
 from vdx_udf import settings
 
-_REQUEST, _ANSWER = struct.Struct("<QQ"), struct.Struct("<QQ")  # content's length and side; lengths of head and pixels
+_REQUEST, _ANSWER = struct.Struct("<QQ?"), struct.Struct("<QQ")  # content's length, side, is it a thumbnail; of head and pixels
 _PIPE_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
 # The kernel ends a process with the thread that started it, so this one stays.
@@ -48,12 +48,12 @@ class DecoderPool:
         while self._free:
             self._free.pop().communicate()
 
-    def decode(self, content: bytes, side: int) -> Image.Image:
-        """As decoding.decode. Raises ImageError."""
+    def decode(self, content: bytes, side: int, is_thumbnail: bool = False) -> Image.Image:
+        """As decoding.decode_here. Raises ImageError."""
         with self._room:
             process = self._taken()
             try:
-                head, pixels = _asked(process, content, side)
+                head, pixels = _asked(process, content, _REQUEST.pack(len(content), side, is_thumbnail))
             except BaseException:
                 process.kill()
                 process.communicate()
@@ -92,10 +92,10 @@ def _widen(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def _asked(process: subprocess.Popen, content: bytes, side: int) -> tuple[bytes, memoryview]:
+def _asked(process: subprocess.Popen, content: bytes, request: bytes) -> tuple[bytes, memoryview]:
     """Head and pixels of the answer."""
     deadline = time.monotonic() + settings.DECODE_SECONDS
-    to_send = [memoryview(content), memoryview(_REQUEST.pack(len(content), side))]  # the last first
+    to_send = [memoryview(content), memoryview(request)]  # the last first
     answer, filled, lengths = bytearray(_ANSWER.size), 0, None
     poller = select.poll()
     poller.register(process.stdin, select.POLLOUT)
@@ -142,9 +142,9 @@ def main() -> None:
     source, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not look like an answer
     while request := source.read(_REQUEST.size):
-        length, side = _REQUEST.unpack(request)
+        length, side, is_thumbnail = _REQUEST.unpack(request)
         try:
-            image = decode_here(source.read(length), side)
+            image = decode_here(source.read(length), side, is_thumbnail)
             parts = _parts(image)
             del image  # or its memory would stay until the next one
         except ImageError as error:

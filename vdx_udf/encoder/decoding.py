@@ -13,7 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from vdx_udf import settings
 from vdx_udf.encoder import samples
 from vdx_udf.encoder.decoder import DecoderPool, ImageError
-from vdx_udf.encoder.picture_file import bare, exif_orientation, extra_of, is_ico, is_tga, pixels_only, scans
+from vdx_udf.encoder.picture_file import bare, exif_orientation, extra_of, is_ico, is_tga, pixels_only, png_profile, scans
+from vdx_udf.encoder.thumbnails import fitted, reduced
 
 # What Pillow may take a content for; as JPEG also MPO, one with further pictures behind it.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
@@ -51,6 +52,7 @@ class Opened:
 
     content: bytes
     side: int
+    is_thumbnail: bool
     image: Image.Image | None
     scans: int = 0  # of a JPEG at most
 
@@ -79,24 +81,26 @@ def decode(content: bytes, side: int = 0) -> Image.Image:
     return decoded(opened(content, side))
 
 
-def opened(content: bytes, side: int) -> Opened:
-    """The first half of `decode`. Raises ImageError."""
+def opened(content: bytes, side: int, is_thumbnail: bool = False) -> Opened:
+    """The first half of `decode`, or of a thumbnail of that side. Raises ImageError."""
     if extra_of(content) or is_ico(content):
-        return Opened(content, side, None)
-    return Opened(content, side, *_open(content, side))
+        return Opened(content, side, is_thumbnail, None)
+    return Opened(content, side, is_thumbnail, *_open(content, side, is_thumbnail))
 
 
 def decoded(picture: Opened) -> Image.Image:
-    """The second half of `decode`."""
-    if picture.is_quick:
-        return _load(picture.content, picture.image)
-    return _elsewhere.decode(picture.content, picture.side)
+    """The second half: the picture of `decode`, or thumbnails.reduced."""
+    if not picture.is_quick:
+        return _elsewhere.decode(picture.content, picture.side, picture.is_thumbnail)
+    image = _load(picture.content, picture.image)
+    return _reduced(picture.content, image, picture.side) if picture.is_thumbnail else image
 
 
-def decode_here(content: bytes, side: int) -> Image.Image:
-    """`decode`, all of it in this process."""
-    image, _ = _open(content, side)
-    return _load(content, image)
+def decode_here(content: bytes, side: int, is_thumbnail: bool = False) -> Image.Image:
+    """Both halves in this process."""
+    image, _ = _open(content, side, is_thumbnail)
+    image = _load(content, image)
+    return _reduced(content, image, side) if is_thumbnail else image
 
 
 def check(content: bytes) -> None:
@@ -105,14 +109,16 @@ def check(content: bytes) -> None:
         _elsewhere.decode(content, 0)
 
 
-def _open(content: bytes, side: int) -> tuple[Image.Image, int]:
-    """The picture, not decoded yet, and how many scans it has at most."""
+def _open(content: bytes, side: int, is_thumbnail: bool) -> tuple[Image.Image, int]:
+    """The picture, not decoded yet, and how many scans it has at most. A thumbnail may be of any shape."""
     with _as_image_errors(content):
         image = _identified(content)
         found = scans(content, settings.MAX_SCANS)
         _check_size(image, found)
+        if not is_thumbnail and max(image.size) > settings.MAX_ASPECT * min(image.size):
+            raise ImageError(f"a picture of {_size(image)}: its sides may be at most 1 to {settings.MAX_ASPECT}")
         if side and image.format in ("JPEG", "MPO"):
-            image.draft(None, (side, side))
+            image.draft(None, fitted(image.size, side) if is_thumbnail else (side, side))
         return image, found
 
 
@@ -149,6 +155,11 @@ def _load(content: bytes, image: Image.Image) -> Image.Image:
         if image.mode in ("La", "RGBa"):  # nothing else converts these
             image = image.convert(image.mode.upper())
         return image if turned is None else image.transpose(turned)
+
+
+def _reduced(content: bytes, image: Image.Image, side: int) -> Image.Image:
+    with _as_image_errors(content):
+        return reduced(image, side, image.info.get("icc_profile") or png_profile(content))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -197,10 +208,11 @@ def _as_image_errors(content: bytes) -> Iterator[None]:
 
 
 def _check_size(image: Image.Image, found_scans: int) -> None:
-    size = f"{image.width} x {image.height} pixels"
     if image.width * image.height > settings.MAX_PIXELS:
-        raise ImageError(f"a picture of {size}: more than {settings.MAX_PIXELS} pixels")
-    if max(image.size) > settings.MAX_ASPECT * min(image.size):
-        raise ImageError(f"a picture of {size}: its sides may be at most 1 to {settings.MAX_ASPECT}")
+        raise ImageError(f"a picture of {_size(image)}: more than {settings.MAX_PIXELS} pixels")
     if found_scans > settings.MAX_SCANS:
         raise ImageError(f"a JPEG of more than {settings.MAX_SCANS} scans")
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width} x {image.height} pixels"

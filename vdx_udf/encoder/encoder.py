@@ -9,7 +9,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +24,7 @@ from vdx_udf.encoder.fair_queue import IMAGE, TEXT, FairQueue
 from vdx_udf.encoder.image import ImageSource
 from vdx_udf.encoder.ledger import Cache, Ledger
 from vdx_udf.encoder.tickets import Entry, Ticket
-from vdx_udf.encoder.ways import PictureWay, TextWay, picture_error
+from vdx_udf.encoder.ways import PicturePools, PictureWay, TextWay, ThumbnailWay, picture_error
 
 log = logging.getLogger("vdx")
 
@@ -43,10 +44,11 @@ class Encoder:
         self.ledger = Ledger(cache_entries)
         budget = settings.BATCH["cuda" if model.device.type == "cuda" else "cpu"]
         self._queue = FairQueue(budget, self.ledger.forget_unwanted)
-        self.pictures = PictureWay(
-            model, source, jpeg_scale * max(model.preprocess.size), self.ledger, self._queue, self.counters.add
-        )
-        self._ways = {TEXT: TextWay(model, self.ledger, self._queue), IMAGE: self.pictures}
+        self.pools = PicturePools(source, self.ledger)
+        jpeg_side = jpeg_scale * max(model.preprocess.size)
+        pictures = PictureWay(model, self.pools, jpeg_side, self.ledger, self._queue, self.counters.add)
+        self._ways = {TEXT: TextWay(model, self.ledger, self._queue), IMAGE: pictures}
+        self._thumbnails = ThumbnailWay(self.pools, self.ledger)
         self._label_sets = Cache(settings.LABEL_SETS)
         self._label_lock = threading.Lock()
         self._started = time.monotonic()
@@ -65,17 +67,33 @@ class Encoder:
         """A ticket for pictures given as bytes, path or URL. What cannot be read becomes that row's error."""
         return self._submit(client, IMAGE, values)
 
+    def submit_thumbnails(self, client: Hashable, values: list[bytes], sides: list[int]) -> Ticket:
+        """A ticket for thumbnails of pictures given as bytes, path or URL, and for what went wrong with each."""
+        place: dict[tuple[bytes, int], int] = {}
+        row_of = [place.setdefault(pair, len(place)) for pair in zip(values, sides, strict=True)]
+        ticket, entries = self.ledger.enter("", [value for value, _ in place], [None] * len(place), row_of)
+        with self._answered(entries):
+            for entry, (_, side) in zip(entries, place, strict=True):
+                self._thumbnails.send(client, entry, side)
+        return ticket
+
     def _submit(self, client: Hashable, kind: str, values: list[bytes]) -> Ticket:
         way, place = self._ways[kind], {}
         row_of = [place.setdefault(value, len(place)) for value in values]
         ticket, fresh = self.ledger.enter(kind, list(place), [way.identity(value) for value in place], row_of)
-        try:
+        with self._answered(fresh):
             self.counters.add(kind, rows=len(values), cache_hits=len(values) - len(fresh))
             way.send(client, fresh)
-        except Exception as error:  # memory may end anywhere; others may already wait for these entries
-            self.ledger.deliver([(entry, picture_error(error)) for entry in fresh])
-            raise
         return ticket
+
+    @contextmanager
+    def _answered(self, entries: list[Entry]) -> Iterator[None]:
+        """Memory may end anywhere; others may already wait for these entries."""
+        try:
+            yield
+        except Exception as error:
+            self.ledger.deliver([(entry, picture_error(error)) for entry in entries])
+            raise
 
     def embed_labels(self, client: Hashable, labels: tuple[bytes, ...]) -> np.ndarray:
         """One unit vector per label, float32 (labels, dimension): its prompts' mean, normalised, as open_clip does."""

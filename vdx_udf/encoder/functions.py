@@ -71,6 +71,14 @@ def try_encode_image(context: Context, stream: native.Stream, rows: int) -> Answ
     return _encode_images(context, stream, rows, partial(_vectors_and_errors, context))
 
 
+def thumbnail(context: Context, stream: native.Stream, rows: int) -> Answers:
+    return _thumbnails(context, stream, rows, Ticket.thumbnails)
+
+
+def try_thumbnail(context: Context, stream: native.Stream, rows: int) -> Answers:
+    return _thumbnails(context, stream, rows, partial(_thumbnails_and_errors, context))
+
+
 def classify(context: Context, stream: native.Stream, rows: int) -> Answers:
     vectors = _column(stream, "Array(Float32)", rows)
     ends = vectors.ends.tolist()
@@ -128,6 +136,8 @@ HANDLERS = {
         encode_text,
         encode_image,
         try_encode_image,
+        thumbnail,
+        try_thumbnail,
         classify,
         classify_image,
         vdx_near,
@@ -167,18 +177,36 @@ def _encode_images(context: Context, stream: native.Stream, rows: int, column: C
         yield len(images), context.answer(ticket, column)
 
 
+def _thumbnails(context: Context, stream: native.Stream, rows: int, column: Callable[[Ticket], object]) -> Answers:
+    images, sides = _column(stream, "String", rows), _column(stream, "UInt16", rows).tolist()
+    for start in range(0, rows, settings.CHUNK_IMAGES):
+        chunk = slice(start, start + settings.CHUNK_IMAGES)
+        ticket = context.encoder.submit_thumbnails(context.client, images[chunk], sides[chunk])
+        yield len(images[chunk]), context.answer(ticket, column)
+
+
 def _vectors(ticket: Ticket) -> native.Ragged:
     return native.Ragged.of_matrix(ticket.vectors())
 
 
-def _vectors_and_errors(context: Context, ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:
+def _outcomes(context: Context, ticket: Ticket) -> tuple[list, list[bytes]]:
+    """The ticket's outcomes, and the rows' errors, which are noted."""
     outcomes = ticket.outcomes()
     if failed := [outcome for outcome in outcomes if isinstance(outcome, str)]:
         context.failed(failed[0], len(failed))
+    return outcomes, [outcome.encode() if isinstance(outcome, str) else b"" for outcome in outcomes]
+
+
+def _thumbnails_and_errors(context: Context, ticket: Ticket) -> tuple[list[bytes], list[bytes]]:
+    outcomes, errors = _outcomes(context, ticket)
+    return [b"" if error else outcome for outcome, error in zip(outcomes, errors, strict=True)], errors
+
+
+def _vectors_and_errors(context: Context, ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:
+    outcomes, errors = _outcomes(context, ticket)
     vectors = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
     ends = np.cumsum([len(o) if isinstance(o, np.ndarray) else 0 for o in outcomes], dtype=np.uint64)
     flat = np.concatenate(vectors) if vectors else np.empty(0, np.float32)
-    errors = [o.encode() if isinstance(o, str) else b"" for o in outcomes]
     return native.Ragged(ends, flat), errors
 
 

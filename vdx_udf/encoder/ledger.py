@@ -111,7 +111,7 @@ class Ledger:
                 self._in_flight.pop(entry.key, None)
             return unwanted
 
-    def deliver(self, outcomes: Sequence[tuple[Entry, np.ndarray | EncodeError]]) -> None:
+    def deliver(self, outcomes: Sequence[tuple[Entry, np.ndarray | bytes | EncodeError]]) -> None:
         """Gives entries and their followers their values, and finishes the tickets that waited for nothing else."""
         with self._lock:
             for entry, value in outcomes:

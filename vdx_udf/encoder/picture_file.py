@@ -4,6 +4,8 @@ import re
 import struct
 import zlib
 
+from vdx_udf import settings
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _ICO = b"\0\0\1\0"
@@ -86,6 +88,27 @@ def pixels_only(content: bytes) -> bytes:
         if kind == b"IEND":
             return b"".join(kept)
     return content
+
+
+def png_profile(content: bytes) -> bytes:
+    """The colour profile that a PNG embeds; b"" where there is none, and where it is broken or too long."""
+    at = len(_PNG)
+    for _ in range(_MOST_PARTS if content.startswith(_PNG) else 0):
+        if at + 8 > len(content):
+            break
+        length, kind = struct.unpack_from(">I4s", content, at)
+        if kind == b"iCCP":
+            _, _, packed = content[at + 8 : at + 8 + length].partition(b"\0")
+            stream = zlib.decompressobj()
+            try:
+                profile = stream.decompress(packed[1:], settings.MAX_PROFILE_BYTES)
+            except zlib.error:
+                return b""
+            return profile if stream.eof else b""
+        if kind == b"IDAT":
+            break
+        at += 12 + length
+    return b""
 
 
 def _is_sound(kind: bytes, body: bytes, colour: int) -> bool:

@@ -14,7 +14,7 @@ class EncodeError(ValueError):
 
 
 class Entry:
-    """One distinct input: `value` becomes its unit vector, float32 (dimension,), or the reason why it has none.
+    """One distinct input: `value` becomes its unit vector, float32 (dimension,), its thumbnail, or the reason why it has none.
 
     `key` is None until a file or URL was read: then it may turn out to follow another entry with the same content.
     """
@@ -25,7 +25,7 @@ class Entry:
         self.key, self.payload = key, payload
         self.name = "" if payload is None else shortened(payload)
         self.queued = 0.0  # when it was ready for the model
-        self.value: np.ndarray | EncodeError | None = value
+        self.value: np.ndarray | bytes | EncodeError | None = value
         self.tickets: list[Ticket] = []
         self.followers: list[Entry] = []
 
@@ -50,16 +50,24 @@ class Ticket:
         if self.dropped:
             raise ConnectionAbortedError
 
-    def vectors(self) -> np.ndarray:
-        """The rows' unit vectors, float32 (rows, dimension), once all are there. Raises the first error among them."""
+    def _values(self) -> list[np.ndarray | bytes]:
         self._wait()
         for entry in self.entries:
             if isinstance(entry.value, EncodeError):
                 raise EncodeError(f"{entry.name}: {entry.value}")
-        return np.stack([entry.value for entry in self.entries])[self.row_of]
+        return [entry.value for entry in self.entries]
 
-    def outcomes(self) -> list[np.ndarray | str]:
-        """The rows' unit vectors or the reasons why there is none, once all are there; each row knows its own input."""
+    def vectors(self) -> np.ndarray:
+        """The rows' unit vectors, float32 (rows, dimension), once all are there. Raises the first error among them."""
+        return np.stack(self._values())[self.row_of]
+
+    def thumbnails(self) -> list[bytes]:
+        """The rows' thumbnails, once all are there. Raises the first error among them."""
+        values = self._values()
+        return [values[i] for i in self.row_of]
+
+    def outcomes(self) -> list[np.ndarray | bytes | str]:
+        """The rows' values or the reasons why there is none, once all are there; each row knows its own input."""
         self._wait()
         found = [str(e.value) if isinstance(e.value, EncodeError) else e.value for e in self.entries]
         return [found[i] for i in self.row_of]

@@ -1,19 +1,20 @@
-"""The way of a text and the way of a picture, from what a connection sent to what the model takes."""
+"""The way of a text and the ways of a picture, from what a connection sent to what the model takes or to a thumbnail."""
 
 import os
 import threading
 from collections.abc import Callable, Hashable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 from vdx_udf import settings
 from vdx_udf.encoder.batch import described, each
-from vdx_udf.encoder.decoding import decoded, opened
+from vdx_udf.encoder.decoding import Opened, decoded, opened
 from vdx_udf.encoder.fair_pool import FairPool
 from vdx_udf.encoder.fair_queue import IMAGE, TEXT, FairQueue
 from vdx_udf.encoder.image import ImageError, ImageSource, is_content
 from vdx_udf.encoder.ledger import Ledger, digest
+from vdx_udf.encoder.thumbnails import jpeg
 from vdx_udf.encoder.tickets import EncodeError, Entry
 
 
@@ -42,20 +43,66 @@ class TextWay:
         return self._model.tokens([readable(text) for text in texts])
 
 
-class PictureWay:
-    """Files and URLs are read and pictures decoded on threads of their own: a batch is made of what is ready and never waits
-    for a slow one.
+class PicturePools:
+    """Files and URLs are read and pictures decoded on threads of their own, for all clients in turn, whatever they want."""
 
-    `jpeg_side`: JPEGs are decoded at no less than this many pixels of the shorter side; 0: always whole.
-    """
-
-    def __init__(self, model: Any, source: ImageSource, jpeg_side: int, ledger: Ledger, queue: FairQueue, note_known: Callable):
-        self._model, self._source, self._jpeg_side = model, source, jpeg_side
-        self._ledger, self._queue, self._note_known = ledger, queue, note_known
+    def __init__(self, source: ImageSource, ledger: Ledger):
+        self._source, self._ledger = source, ledger
         self.readers = FairPool(settings.READERS, "read")
         self.decoders = FairPool(os.cpu_count() or 1, "decode")
         self._read_ahead = threading.Semaphore(settings.READ_AHEAD)
         self._large = threading.Lock()
+
+    def send(self, client: Hashable, entry: Entry, take: Callable[[Entry, bytes], bool], work: Callable[[Entry], None]) -> None:
+        """Has `work(entry)` called on a thread that decodes, with the picture's bytes as payload.
+
+        What a path or URL names is read before; `take(entry, content)` makes it the payload and says whether there is work.
+        """
+        if is_content(entry.payload):
+            self.decoders.submit(client, partial(self._attempt, work, entry))
+        else:
+            self.readers.submit(client, partial(self._attempt, partial(self._read, client, take, work), entry))
+
+    def decoding(self, picture: Opened) -> AbstractContextManager:
+        """To be held while a picture is decoded: of the large ones one at a time is."""
+        return self._large if picture.pixels > settings.LARGE_PIXELS else nullcontext()
+
+    def _attempt(self, work: Callable[[Entry], None], entry: Entry) -> None:
+        """Does a thread's work for an entry; whatever goes wrong becomes its outcome, or its query would wait for ever."""
+        try:
+            work(entry)
+        except Exception as error:
+            self._ledger.deliver([(entry, picture_error(error))])
+
+    def _read(self, client: Hashable, take: Callable, work: Callable[[Entry], None], entry: Entry) -> None:
+        if not entry.is_wanted():
+            return
+        self._read_ahead.acquire()  # until it is decoded: a bound on the files in memory, however many are asked for
+        is_handed_on = False
+        try:
+            if take(entry, self._source.read(entry.payload)):
+                self.decoders.submit(client, partial(self._attempt, partial(self._work_on_read, work), entry))
+                is_handed_on = True
+        finally:
+            if not is_handed_on:
+                self._read_ahead.release()
+
+    def _work_on_read(self, work: Callable[[Entry], None], entry: Entry) -> None:
+        try:
+            work(entry)
+        finally:
+            self._read_ahead.release()
+
+
+class PictureWay:
+    """Pictures become pixels for the model: a batch is made of what is ready and never waits for a slow one.
+
+    `jpeg_side`: JPEGs are decoded at no less than this many pixels of the shorter side; 0: always whole.
+    """
+
+    def __init__(self, model: Any, pools: PicturePools, jpeg_side: int, ledger: Ledger, queue: FairQueue, note_known: Callable):
+        self._model, self._pools, self._jpeg_side = model, pools, jpeg_side
+        self._ledger, self._queue, self._note_known = ledger, queue, note_known
 
     @staticmethod
     def identity(value: bytes) -> Hashable:
@@ -64,46 +111,50 @@ class PictureWay:
 
     def send(self, client: Hashable, entries: list[Entry]) -> None:
         for entry in entries:
-            pool, work = (self.decoders, self._decode) if entry.key else (self.readers, self._read)
-            pool.submit(client, partial(self._attempt, work, client, entry))
+            self._pools.send(client, entry, self._take, partial(self._decode, client))
 
-    def _attempt(self, work: Callable[[Hashable, Entry], None], client: Hashable, entry: Entry) -> None:
-        """Does a thread's work for an entry; whatever goes wrong becomes its outcome, or its query would wait for ever."""
-        try:
-            work(client, entry)
-        except Exception as error:
-            self._ledger.deliver([(entry, picture_error(error))])
-
-    def _read(self, client: Hashable, entry: Entry) -> None:
-        """What a path or URL names; the content says whether this picture is known."""
-        if not entry.is_wanted():
-            return
-        self._read_ahead.acquire()  # until it is decoded: a bound on the files in memory, however many are asked for
-        is_handed_on = False
-        try:
-            content = self._source.read(entry.payload)
-            if self._ledger.join(entry, (IMAGE, digest(content)), content):
-                self.decoders.submit(client, partial(self._attempt, self._decode_read, client, entry))
-                is_handed_on = True
-            else:
-                self._note_known(IMAGE, cache_hits=1)
-        finally:
-            if not is_handed_on:
-                self._read_ahead.release()
-
-    def _decode_read(self, client: Hashable, entry: Entry) -> None:
-        try:
-            self._decode(client, entry)
-        finally:
-            self._read_ahead.release()
+    def _take(self, entry: Entry, content: bytes) -> bool:
+        """The content says whether this picture is known."""
+        is_new = self._ledger.join(entry, (IMAGE, digest(content)), content)
+        if not is_new:
+            self._note_known(IMAGE, cache_hits=1)
+        return is_new
 
     def _decode(self, client: Hashable, entry: Entry) -> None:
         if self._ledger.forget_unwanted(entry):
             return
         picture = opened(entry.payload, self._jpeg_side)  # a picture can break its decoder in any way: see _attempt
-        with self._large if picture.pixels > settings.LARGE_PIXELS else nullcontext():
+        with self._pools.decoding(picture):
             entry.payload = self._model.pixels(decoded(picture))
         self._queue.put(client, IMAGE, [entry])
+
+
+class ThumbnailWay:
+    """Pictures become small JPEGs, without the model; none is kept: that is a table's work."""
+
+    def __init__(self, pools: PicturePools, ledger: Ledger):
+        self._pools, self._ledger = pools, ledger
+
+    def send(self, client: Hashable, entry: Entry, side: int) -> None:
+        least, most = settings.THUMBNAIL_SIDES
+        if least <= side <= most:
+            self._pools.send(client, entry, self._take, partial(self._make, side))
+        else:
+            reason = f"a thumbnail of {side} pixels: its longer side may have {least} to {most}"
+            self._ledger.deliver([(entry, EncodeError(reason))])
+
+    @staticmethod
+    def _take(entry: Entry, content: bytes) -> bool:
+        entry.payload = content
+        return True
+
+    def _make(self, side: int, entry: Entry) -> None:
+        if not entry.is_wanted():
+            return
+        picture = opened(entry.payload, side, is_thumbnail=True)
+        with self._pools.decoding(picture):
+            small = decoded(picture)
+        self._ledger.deliver([(entry, jpeg(small))])
 
 
 def readable(text: bytes) -> str:

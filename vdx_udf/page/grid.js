@@ -1,6 +1,6 @@
 // A grid of pictures that only has elements for what is in sight, so that ten thousand scroll like ten.
 
-import { load } from './pictures.js';
+import { load } from './thumbnails.js';
 
 const CELL = 176; // least width of a cell, pixels
 const ROW = 232; // height of a row; style.css fills it

@@ -88,13 +88,13 @@ export async function select(statement, options) {
 }
 
 /** Runs a statement that has no answer. Raises SqlError. */
-export async function run(statement) {
-  await send(statement.text);
+export async function run(statement, options) {
+  await send(statement.text, options);
 }
 
-/** The one value of a SELECT in format RawBLOB, as a Blob. Raises SqlError. */
-export async function selectBlob(statement) {
-  const [blob] = await send(`${statement.text} FORMAT RawBLOB`, { isPicture: true });
+/** The answer of a SELECT of pictures as a Blob; in RawBLOB that is its one value. Raises SqlError. */
+export async function selectBlob(statement, format = 'RawBLOB') {
+  const [blob] = await send(`${statement.text} FORMAT ${format}`, { isPicture: true });
   return blob;
 }
 

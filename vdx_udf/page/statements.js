@@ -20,6 +20,11 @@ export const picture = ({ id, source }) => /^https?:\/\//.test(source)
   : isNamed(source)
     ? sql`SELECT bytes FROM picture(source = ${source})`
     : sql`SELECT bytes FROM picture(source = (SELECT any(source) FROM images WHERE id = ${BigInt(id)}))`;
+const SIDE = 256; // pixels; the loaders keep thumbnails of this side, too
+export const keptThumbnails = (ids) => sql`SELECT id, bytes, '' AS error FROM kept_thumbnails(ids = ${ids}, side = ${SIDE})`;
+export const keepThumbnails = (ids) => sql`INSERT INTO thumbnails SELECT * FROM missing_thumbnails(ids = ${ids}, side = ${SIDE})`;
+export const imageThumbnails = (ids) => sql`SELECT id, bytes, error FROM image_thumbnails(ids = ${ids}, side = ${SIDE})`;
+export const thumbnailOf = (row) => sql`SELECT thumbnail(*, ${SIDE}) FROM (${picture(row)})`;
 export const facts = (id) => sql`SELECT source, dataset, caption, toJSONString(attributes) AS attributes, size, model, loaded_at
 FROM current_images WHERE id = ${BigInt(id)}`;
 
