@@ -203,14 +203,21 @@ def test_each_image_is_judged_by_a_discriminant_analysis_without_it(fresh_tables
 
 
 @pytest.mark.parametrize(
-    "labels",
+    ("labels", "kind", "neighbours"),
     [
-        [], [""] * 20, ["a"], ["a"] * 20, ["a", "b"], [f"only {n}" for n in range(20)], ["a"] * 19 + ["only"],
-        ["a", "b", "", "it's"] * 5,
+        ([], "random", False),
+        ([""] * 20, "random", False),
+        (["a"], "random", False),
+        (["a"] * 20, "random", True),
+        (["a", "b"], "random", True),
+        ([f"only {n}" for n in range(20)], "random", True),
+        (["a"] * 19 + ["only"], "random", False),
+        (["a", "b", "", "it's"] * 5, "random", True),
+        (["a", "b", "", "it's"] * 5, "equal", True),
+        (["a"] * 19 + ["only"], "equal", False),
+        (["a", "b", "b"], "zero", True),
     ],
-)  # fmt: skip
-@pytest.mark.parametrize("kind", ["random", "equal", "zero"])
-@pytest.mark.parametrize("neighbours", [True, False])
+)
 def test_few_or_equal_images_give_numbers(fresh_tables, labels, kind, neighbours):
     rng = np.random.default_rng(11)
     vectors = unit(rng.normal(size=(len(labels), 512)) if kind == "random" else np.ones((len(labels), 512)))
