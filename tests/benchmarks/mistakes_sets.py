@@ -48,11 +48,11 @@ def photographs(path: Path) -> Labelled:
 
 
 SETS: dict[str, Callable[[], Labelled]] = {
+    "two": partial(mixture, 2, 200, 0.4, 5),
+    "few": partial(mixture, 100, 10, 0.7, 2),
     "digits": partial(projected, refinement_sets.digits),
+    "coarse": partial(mixture, 20, 100, 0.4, 3),
     "segments": partial(projected, refinement_sets.segments),
     "fine": partial(mixture, 100, 33, 0.4, 1),
-    "few": partial(mixture, 100, 10, 0.7, 2),
-    "coarse": partial(mixture, 20, 100, 0.4, 3),
     "many": partial(mixture, 200, 20, 0.45, 4),
-    "two": partial(mixture, 2, 200, 0.4, 5),
 }
