@@ -105,6 +105,7 @@ def main(data: Path | None, rows: int, output: Path) -> None:
     sets |= mistakes_sets.SETS
     if rows:
         sets["large"] = lambda: mistakes_sets.mixture(100, rows // 100, 0.4, 6)
+    output.mkdir(parents=True, exist_ok=True)
     found: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         client = engine_with(mistakes_sets.unit(np.eye(512, dtype=np.float32)[:1]), Path(folder)).client
@@ -112,9 +113,8 @@ def main(data: Path | None, rows: int, output: Path) -> None:
         for name, make in sets.items():
             found += measure(client, name, *make())
             print(table(found), flush=True)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "mistakes.json").write_text(json.dumps(found, indent=0) + "\n")
-    (output / "mistakes.md").write_text(table(found))
+            (output / "mistakes.json").write_text(json.dumps(found, indent=0) + "\n")
+            (output / "mistakes.md").write_text(table(found))
 
 
 if __name__ == "__main__":

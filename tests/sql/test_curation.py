@@ -383,3 +383,11 @@ def test_the_refinement_benchmark_runs_on_a_set_from_outside(tmp_path, column):
     assert last["refine"] >= last["text only"] - 0.01
     assert (tmp_path / "refinement.png").stat().st_size > 10_000
     assert "| all (2) | refine |" in done.stdout
+    assert all("positives" in row for row in found if row["round"] and row["method"] != "text only")
+    stated = json.loads((tmp_path / "calibration.json").read_text())
+    assert len(stated) == 2 * 6
+    assert all(sum(row["bins"][0]) == 200 and sum(row["bins"][2]) == row["cuts"][0]["relevant"] for row in stated)
+    assert all(0 <= cut["right"] <= cut["held_out"] for row in stated for cut in row["cuts"])
+    assert all(cut["low"] >= cut["precision"] for row in stated for cut in row["cuts"] if cut["reached"])
+    assert (tmp_path / "calibration.png").stat().st_size > 10_000
+    assert "| 0.8 | met |" in done.stdout
