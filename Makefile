@@ -2,7 +2,7 @@
 # With TORCH_INDEX=https://download.pytorch.org/whl/cpu, torch comes without CUDA's libraries, 5 GB less.
 export PYTHON ?= python3
 export TORCH_INDEX
-# What the demo and the commands need, and what the tests and the search benchmark need beside it: every package with its version and hashes.
+# What the demo and the commands need, and what the tests and the comparing benchmarks need beside it: every package with its version and hashes.
 DEMO_LOCK = .ci/requirements-demo.txt
 LOCK = .ci/requirements.txt
 BENCH_LOCK = .ci/requirements-bench.txt
@@ -11,10 +11,10 @@ TESTABLE = .venv/.testable
 COMPARABLE = .venv/.comparable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-thumbnails bench-shards lock audit tiny clean
+.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-thumbnails bench-mistakes bench-shards lock audit tiny clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(READY): pyproject.toml $(DEMO_LOCK)
 	@.ci/setup $(DEMO_LOCK)
@@ -71,6 +71,9 @@ bench-laion: $(TESTABLE)  ## measure loading LAION's files against the published
 
 bench-refine: $(TESTABLE)  ## measure refinement with a simulated user (10 minutes); DATA=rows.parquet TEXTS=texts.parquet for another set
 	.venv/bin/python -m tests.benchmarks.refinement $(if $(DATA),--data $(DATA) --texts $(TEXTS))
+
+bench-mistakes: $(COMPARABLE)  ## measure how wrong labels are found beside cleanlab (10 minutes); DATA=rows.parquet for another set beside
+	.venv/bin/python -m tests.benchmarks.mistakes $(if $(DATA),--data $(DATA))
 
 bench-explorer: $(TESTABLE)  ## measure the explorer page in a browser over 25,000 pictures (5 minutes)
 	.venv/bin/python -m tests.benchmarks.explorer

@@ -54,10 +54,10 @@ WHERE vdx_check_weights(model, weights_hash, 1)
 ORDER BY distance
 LIMIT {k:UInt32};
 
--- threshold(concept, precision): the least probability from which on the images are expected to be right as often as wanted,
--- how many those are, how many of them are right, and 90 % intervals. Where no threshold is expected to reach it, `reached` is false and
--- the row is the cut with the highest precision that is expected: look at its interval before you rely on it. A round that was not
--- calibrated (round 0, fit) has no interval: NULL.
+-- threshold(concept, precision): the least probability from which on the images are right as often as wanted even by the lower end of
+-- a 90 % interval; how many those are, how many of them are expected to be right, and the intervals. Where no threshold reaches it,
+-- `reached` is false and the row is the cut with the highest precision that is expected: look at its interval before you rely
+-- on it. A round that was not calibrated (round 0, fit) has no interval, NULL, and goes by what is expected.
 --
 -- It adds up the calibrated probabilities of all images. The calibration rests on labels that were chosen by their scores
 -- or at random, never by what they show, so at any one score the judged images speak for the others. The intervals
@@ -97,7 +97,9 @@ WITH
     (
         SELECT any(logits) AS cuts, any(above) AS above_cuts, anyIf(right, draw = 0) AS right_cuts,
             arrayMap((found, rows) -> found / rows, right_cuts, above_cuts) AS precisions,
-            arrayLastIndex(expected -> expected >= {precision:Float64}, precisions) AS last,
+            quantileForEachIf(0.05)(right, draw > 0) AS low_cuts,
+            arrayLastIndex(
+                (found, rows) -> found / rows >= {precision:Float64}, if(current.4.bias = 0, right_cuts, low_cuts), above_cuts) AS last,
             if(last > 0, last, arrayLastIndex(expected -> expected = arrayMax(precisions), precisions)) AS at,
             arrayMap(row -> row[at], groupArrayIf(right, draw > 0)) AS drawn
         FROM draws
@@ -107,7 +109,7 @@ SELECT
     last > 0 AS reached,
     above_cuts[at] AS images,
     right_cuts[at] AS expected_right,
-    if(current.4.bias = 0, NULL, arrayReduce('quantile(0.05)', drawn)) AS right_low,
+    if(current.4.bias = 0, NULL, low_cuts[at]) AS right_low,
     if(current.4.bias = 0, NULL, arrayReduce('quantile(0.95)', drawn)) AS right_high,
     if(at = 0, NULL, expected_right / images) AS expected_precision,
     if(at = 0, NULL, right_low / images) AS precision_low,

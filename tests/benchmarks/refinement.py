@@ -3,6 +3,7 @@ regression, with a simulated user. `python -m tests.benchmarks.refinement [--dat
 
 Every method gets the same text vector, the same pool and the same number of labels, and chooses itself what to show.
 Average precision is that of the held-out half, which no method ever shows. A concept is hard where text alone has less than 0.5.
+What threshold() states after each round of refine() is compared with the held-out half too: calibration.json, .md and .png.
 """
 
 import json
@@ -15,7 +16,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from tests.benchmarks import refinement_methods, refinement_sets
+from tests.benchmarks import refinement_calibration, refinement_methods, refinement_sets
 from tests.benchmarks.refinement_user import LABELS_A_ROUND, ROUNDS, User, halves
 from tests.conftest import put
 from vdx_udf import statements
@@ -47,23 +48,30 @@ def engine_with(pool: np.ndarray, folder: Path) -> refinement_methods.Pool:
     return refinement_methods.Pool(client, pool, put(client, pool, model="benchmark"))
 
 
-def measure(part: refinement_sets.LabelledSet) -> list[dict]:
-    """All methods and rounds for a few concepts of one set, in a process of its own."""
+def measure(part: refinement_sets.LabelledSet) -> tuple[list[dict], list[dict]]:
+    """All methods and rounds for a few concepts of one set, in a process of its own; then what threshold() stated."""
     seen, held_out = halves(len(part.vectors))
-    rows = []
+    rows, stated = [], []
     with tempfile.TemporaryDirectory() as folder:
         pool = engine_with(part.vectors[seen], Path(folder))
         for concept in part.concepts:
             relevant = concept.relevant[held_out]
             start = average_precision(relevant, part.vectors[held_out] @ concept.text)
             for name, method in refinement_methods.METHODS.items():
-                weights = method(pool, concept.name, concept.text, User(concept.relevant[seen]))
-                found = [start, *(average_precision(relevant, part.vectors[held_out] @ weight) for weight in weights)]
+                user = User(concept.relevant[seen])
                 known = {"set": part.name, "concept": concept.name, "hard": start < HARD, "method": name}
-                rows += [known | {"round": n, "average_precision": round(value, 5)} for n, value in enumerate(found)]
+                rows.append(known | {"round": 0, "average_precision": round(start, 5)})
+                for n, weight in enumerate(method(pool, concept.name, concept.text, user), 1):
+                    value = average_precision(relevant, part.vectors[held_out] @ weight)
+                    rows.append(known | {"round": n, "average_precision": round(value, 5)})
+                    if user.met:  # text alone shows nothing
+                        rows[-1]["positives"] = user.met[-1]
+                    if name == "refine":
+                        held = refinement_calibration.statements(pool, concept.name, part.vectors[held_out], relevant)
+                        stated.append({"set": part.name, "concept": concept.name, "round": n} | held)
         pool.client.close()
         stop_encoder(Layout.embedded(Path(folder) / "prefix"))
-    return rows
+    return rows, stated
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -110,6 +118,22 @@ def table(rows: list[dict]) -> str:
     return "\n".join([head, *lines, ""])
 
 
+def positives(rows: list[dict]) -> str:
+    """How many of the images of each round show the concept, mean over concepts."""
+    lines = [
+        f"Positives that the user meets among the {LABELS_A_ROUND} images of a round, mean over all concepts:\n",
+        "| method | " + " | ".join(map(str, range(1, ROUNDS + 1))) + " | mean |",
+        "|---|" + "---|" * (ROUNDS + 1),
+    ]
+    for method in METHODS[1:]:
+        met = [
+            np.mean([row["positives"] for row in rows if row["method"] == method and row["round"] == n])
+            for n in range(1, ROUNDS + 1)
+        ]
+        lines.append(f"| {method} | " + " | ".join(f"{mean:.1f}" for mean in (*met, np.mean(met))) + " |")
+    return "\n".join([*lines, ""])
+
+
 def plot(rows: list[dict], path: Path) -> None:
     import matplotlib
 
@@ -153,17 +177,22 @@ def main(data: Path | None, texts: Path | None, concepts: int | None, output: Pa
             replace(each, concepts=wanted[at : at + CONCEPTS_A_PROCESS]) for at in range(0, len(wanted), CONCEPTS_A_PROCESS)
         ]
     rows: list[dict] = []
+    stated: list[dict] = []
     with multiprocessing.get_context("spawn").Pool(maxtasksperchild=1) as processes:
         total = sum(len(part.concepts) for part in parts)
         with tqdm(total=total, desc="refine", unit=" concepts") as progress:
-            for found in processes.imap(measure, parts):
+            for found, held in processes.imap(measure, parts):
                 rows += found
+                stated += held
                 progress.update(len(found) // len(METHODS) // (ROUNDS + 1))
     output.mkdir(parents=True, exist_ok=True)
     (output / "refinement.json").write_text(json.dumps(rows, indent=0) + "\n")
-    (output / "refinement.md").write_text(table(rows))
+    (output / "refinement.md").write_text(found := f"{table(rows)}\n{positives(rows)}")
     plot(rows, output / "refinement.png")
-    print(table(rows))
+    (output / "calibration.json").write_text("[\n" + ",\n".join(map(json.dumps, stated)) + "\n]\n")
+    (output / "calibration.md").write_text(held := refinement_calibration.table(stated))
+    refinement_calibration.plot(stated, output / "calibration.png")
+    print(found, held, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The simulated user: looks at the images that a method shows and says which of them show the concept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,12 +10,15 @@ LABELS_A_ROUND = 10
 
 @dataclass(frozen=True)
 class User:
-    """Judges rows of the pool by the truth. `relevant` bool (pool rows,)."""
+    """Judges rows of the pool by the truth. `relevant` bool (pool rows,); `met`, of each round the positives it showed."""
 
     relevant: np.ndarray
+    met: list[int] = field(default_factory=list)
 
     def judge(self, rows: list[int]) -> list[bool]:
-        return [bool(self.relevant[row]) for row in rows]
+        judged = [bool(self.relevant[row]) for row in rows]
+        self.met.append(sum(judged))
+        return judged
 
 
 def halves(rows: int, seed: int = 40_420) -> tuple[np.ndarray, np.ndarray]:

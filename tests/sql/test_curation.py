@@ -144,9 +144,7 @@ def test_flipped_labels_come_first(fresh_tables, which, drawn, clip):
         vectors = np.asarray(clip.encode_images([clip.pixels(draw(picture)) for picture in pictures]))
         names = sorted({picture.things[0].shape for picture in pictures})
         truth = np.array([names.index(picture.things[0].shape) for picture in pictures])
-    classes = truth.max() + 1
-    wrong = rng.permutation(len(truth)) < 0.05 * len(truth)
-    given = np.where(wrong, (truth + rng.integers(1, classes, len(truth))) % classes, truth)
+    given, wrong = flipped(rng, truth)
     ids = put(fresh_tables, vectors, attributes=[{"label": f"class {label}"} for label in given])
     fresh_tables.command("INSERT INTO neighbours SELECT * FROM nearest_neighbours(dataset = 'put', k = 10)")
     rows = fresh_tables.query(
@@ -159,6 +157,104 @@ def test_flipped_labels_come_first(fresh_tables, which, drawn, clip):
     assert hits[at] / (at + 1) >= 0.9
     suggested = [suggestion == f"class {truth[row_of[id]]}" for id, _, suggestion, _ in rows if wrong[row_of[id]]]
     assert np.mean(suggested) > 0.9
+
+
+def flipped(rng: np.random.Generator, truth: np.ndarray, share: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of which a share is wrong, and which those are."""
+    wrong = rng.permutation(len(truth)) < share * len(truth)
+    return np.where(wrong, (truth + rng.integers(1, truth.max() + 1, len(truth))) % (truth.max() + 1), truth), wrong
+
+
+def suspicions(client, ids: list[int]) -> dict[str, np.ndarray]:
+    """What likely_mistakes says of each image, in the order of ids."""
+    columns = ("suspicion", "classifier_probability", "neighbour_share", "given", "suggested")
+    statement = f"SELECT id, {', '.join(columns)} FROM likely_mistakes(dataset = 'put', attribute = 'label')"
+    by_id = {id: row for id, *row in client.query(statement).result_rows}
+    return dict(zip(columns, map(np.array, zip(*(by_id[id] for id in ids), strict=True)), strict=True))
+
+
+@pytest.mark.parametrize(("classes", "rows"), [(2, 300), (40, 3), (3, 1_300)])
+def test_each_image_is_judged_by_a_discriminant_analysis_without_it(fresh_tables, classes, rows):
+    """Against one that is fitted again for every image; beyond 1,024 images the mean leverage keeps it close."""
+    rng = np.random.default_rng(10)
+    labels = np.arange(rows if rows > classes else classes * rows) % classes
+    vectors = unit(rng.normal(size=(classes, 512))[labels] * 0.12 + clustered(rng, len(labels)) * 3)
+    ids = put(fresh_tables, vectors, attributes=[{"label": f"it's {label}"} for label in labels])
+    found = suspicions(fresh_tables, ids)["classifier_probability"]
+    exact = vectors.astype(np.float64)
+    degrees = len(labels) - classes
+    means = np.stack([exact[labels == n].mean(axis=0) for n in range(classes)])
+    scatter = (exact - means[labels]).T @ (exact - means[labels])
+    judged = rng.permutation(len(labels))[:60]
+    logits = []
+    for row in judged:
+        others = np.arange(len(labels)) != row
+        own = np.stack([exact[others & (labels == n)].mean(axis=0) for n in range(classes)])
+        rest = exact[others] - own[labels[others]]
+        matrix = rest.T @ rest + np.eye(512) * np.trace(scatter) / degrees
+        away = exact[row] - own
+        logits.append(-degrees / 2 * np.einsum("kd,dk->k", away, np.linalg.solve(matrix, away.T)))
+    logits = np.array(logits) - np.max(logits, axis=1, keepdims=True)
+    errors = []
+    for slope in (1, 0.5, 0.25, 0.12, 0.06):
+        odds = np.exp(slope * logits)
+        errors.append(np.abs(odds[np.arange(len(judged)), labels[judged]] / odds.sum(axis=1) - found[judged]).max())
+    assert min(errors) < (1e-3 if len(labels) <= 1_024 else 0.1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "neighbours"),
+    [
+        ([], "random", False),
+        ([""] * 20, "random", False),
+        (["a"], "random", False),
+        (["a"] * 20, "random", True),
+        (["a", "b"], "random", True),
+        ([f"only {n}" for n in range(20)], "random", True),
+        (["a"] * 19 + ["only"], "random", False),
+        (["a", "b", "", "it's"] * 5, "random", True),
+        (["a", "b", "", "it's"] * 5, "equal", True),
+        (["a"] * 19 + ["only"], "equal", False),
+        (["a", "b", "b"], "zero", True),
+    ],
+)
+def test_few_or_equal_images_give_numbers(fresh_tables, labels, kind, neighbours):
+    rng = np.random.default_rng(11)
+    vectors = unit(rng.normal(size=(len(labels), 512)) if kind == "random" else np.ones((len(labels), 512)))
+    ids = put(fresh_tables, vectors * (kind != "zero"), attributes=[{"label": label} for label in labels]) if labels else []
+    if neighbours:
+        fresh_tables.command("INSERT INTO neighbours SELECT * FROM nearest_neighbours(dataset = 'put', k = 4)")
+    statement = "SELECT id, suspicion, classifier_probability, given, suggested, neighbour_share FROM likely_mistakes(dataset = 'put', attribute = 'label')"
+    rows = fresh_tables.query(statement).result_rows
+    assert sorted(row[0] for row in rows) == sorted(id for id, label in zip(ids, labels, strict=True) if label)
+    for _, suspicion, probability, given, suggested, share in rows:
+        assert 0 <= suspicion <= 1
+        assert 0 <= probability <= 1
+        assert share is None or 0 <= share <= 1
+        assert {given, suggested} <= set(labels)
+    if len(set(labels) - {""}) == 1:
+        assert all(row[1] == pytest.approx(0) for row in rows)
+
+
+@pytest.mark.parametrize("which", ["digits", "segments", "fine"])
+def test_mistakes_are_ranked_as_well_as_by_out_of_fold_logistic_regression(fresh_tables, which):
+    """cleanlab's self-confidence: one less scikit-learn's cross-validated probability of the given label."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import average_precision_score
+    from sklearn.model_selection import cross_val_predict
+
+    from tests.benchmarks.mistakes_sets import SETS
+
+    vectors, truth = SETS[which]()
+    given, wrong = flipped(np.random.default_rng(12), truth)
+    ids = put(fresh_tables, vectors, attributes=[{"label": f"{label:03d}"} for label in given])
+    theirs = 1 - cross_val_predict(LogisticRegression(), vectors, given, method="predict_proba")[np.arange(len(given)), given]
+    alone = suspicions(fresh_tables, ids)["suspicion"]
+    fresh_tables.command("INSERT INTO neighbours SELECT * FROM nearest_neighbours(dataset = 'put', k = 10)")
+    ours = suspicions(fresh_tables, ids)["suspicion"]
+    reference = average_precision_score(wrong, theirs)
+    assert average_precision_score(wrong, ours) > reference - 0.02
+    assert average_precision_score(wrong, alone) > reference - 0.05
 
 
 def test_neighbours_uniqueness_and_representativeness(fresh_tables):
@@ -287,3 +383,11 @@ def test_the_refinement_benchmark_runs_on_a_set_from_outside(tmp_path, column):
     assert last["refine"] >= last["text only"] - 0.01
     assert (tmp_path / "refinement.png").stat().st_size > 10_000
     assert "| all (2) | refine |" in done.stdout
+    assert all("positives" in row for row in found if row["round"] and row["method"] != "text only")
+    stated = json.loads((tmp_path / "calibration.json").read_text())
+    assert len(stated) == 2 * 6
+    assert all(sum(row["bins"][0]) == 200 and sum(row["bins"][2]) == row["cuts"][0]["relevant"] for row in stated)
+    assert all(0 <= cut["right"] <= cut["held_out"] for row in stated for cut in row["cuts"])
+    assert all(cut["low"] >= cut["precision"] for row in stated for cut in row["cuts"] if cut["reached"])
+    assert (tmp_path / "calibration.png").stat().st_size > 10_000
+    assert "| 0.8 | met |" in done.stdout
