@@ -88,6 +88,13 @@ FUNCTIONS = {
             "vector only the k best, best first, unless k is 0",
         ),
         Function(
+            "vdx_kmeans",
+            (("vectors", VECTORS), ("n", "UInt32")),
+            VECTORS,
+            "for unit vectors the unit centres of n clusters by cosine, the largest first, fewer where there are fewer different "
+            "vectors; for n = 0 of 4 to 40 the number with the greatest simplified silhouette",
+        ),
+        Function(
             "vdx_files",
             (("path", "String"),),
             "Array(Tuple(path String, size UInt64, error String))",

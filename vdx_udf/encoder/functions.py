@@ -18,6 +18,7 @@ from vdx_udf.encoder.decoding import check
 from vdx_udf.encoder.encoder import Encoder
 from vdx_udf.encoder.fair_queue import TEXT
 from vdx_udf.encoder.image import ImageError, shortened
+from vdx_udf.encoder.kmeans import kmeans
 from vdx_udf.encoder.near import near
 from vdx_udf.encoder.tickets import EncodeError, Ticket
 
@@ -106,6 +107,12 @@ def vdx_near(context: Context, stream: native.Stream, rows: int) -> Answers:
         yield 1, partial(_near, _matrix(lefts, row), _matrix(rights, row), int(ks[row]), float(leasts[row]))
 
 
+def vdx_kmeans(context: Context, stream: native.Stream, rows: int) -> Answers:
+    vectors, numbers = (_column(stream, kind, rows) for _, kind in contract.FUNCTIONS["vdx_kmeans"].arguments)
+    for row in range(rows):
+        yield 1, partial(_centres, _matrix(vectors, row), int(numbers[row]))
+
+
 def vdx_files(context: Context, stream: native.Stream, rows: int) -> Answers:
     for place in _column(stream, "String", rows):
         yield 1, partial(_files, context, place)
@@ -141,6 +148,7 @@ HANDLERS = {
         classify,
         classify_image,
         vdx_near,
+        vdx_kmeans,
         vdx_files,
         vdx_read,
         vdx_check_weights,
@@ -217,7 +225,7 @@ def _matrix(column: native.Ragged, row: int) -> np.ndarray:
     begin, stop = int(vectors.ends[first - 1]) if first else 0, int(vectors.ends[last - 1]) if last else 0
     lengths = np.diff(vectors.ends[first:last].astype(np.int64), prepend=begin)
     if len(lengths) and (lengths != lengths[0]).any():
-        raise EncodeError(f"vdx_near: vectors of {lengths.min()} and of {lengths.max()} numbers in one array do not compare")
+        raise EncodeError(f"vectors of {lengths.min()} and of {lengths.max()} numbers in one array do not compare")
     return vectors.values[begin:stop].reshape(last - first, -1) if first < last else np.empty((0, 0), np.float32)
 
 
@@ -226,6 +234,11 @@ def _near(left: np.ndarray, right: np.ndarray, k: int, least: float) -> native.R
         raise EncodeError(f"vdx_near: vectors of {left.shape[1]} and of {right.shape[1]} numbers do not compare")
     pairs = near(left, right, k, least)
     return native.Ragged(np.array([len(pairs[0])], np.uint64), pairs)
+
+
+def _centres(vectors: np.ndarray, number: int) -> native.Ragged:
+    centres = kmeans(vectors, number)
+    return native.Ragged(np.array([len(centres)], np.uint64), native.Ragged.of_matrix(centres))
 
 
 def _files(context: Context, place: bytes) -> native.Ragged:
