@@ -37,42 +37,53 @@ CREATE TABLE IF NOT EXISTS vocabulary
 ENGINE = ReplacingMergeTree ORDER BY (weights_hash, word);
 
 -- clusters(dataset, n): of each cluster its size, spread (the mean cosine distance to the centre), the nine images nearest to the centre,
--- nearest first, and the five words of the vocabulary that it is nearer to than the data set's mean image is, by the difference of
--- cosines; `name` is the first. Words of other weights than the images' are passed over; without any, name is ''.
+-- nearest first, and the five words of the vocabulary that stand out for it: by how much nearer they are to its mean than to the data
+-- set's. `name` is the first of them; words of other weights than the images' are passed over, and without any it is ''.
 -- Example: SELECT cluster, name, size, spread, typical FROM clusters(dataset = 'holiday', n = 6)
 CREATE OR REPLACE VIEW clusters AS
 WITH
-    members AS
+    every AS
     (
-        SELECT id, cluster, cosine, source, vector, weights_hash
-        FROM cluster_members(dataset = {dataset:String}, n = {n:UInt32}) AS near
-        INNER JOIN (SELECT id, source, vector, weights_hash FROM current_images) AS pictures USING (id)
-    ),
-    centres AS
-    (
-        SELECT cluster, count() AS size, avg(1 - cosine) AS spread, any(weights_hash) AS weights_hash,
-            arrayMap(hit -> hit.2, arraySort(hit -> (-hit.1, hit.2), groupArray((cosine, id)))) AS by_cosine,
-            avgForEach(vector) AS mean
-        FROM members
+        SELECT
+            cluster, count() AS size, avg(1 - cosine) AS spread, avgForEach(vector) AS mean,
+            arraySlice(arraySort(hit -> (-hit.1, hit.2), groupArray((cosine, id))), 1, 9).2 AS typical
+        FROM cluster_members(dataset = {dataset:String}, n = {n:UInt32}) AS members
+        INNER JOIN (SELECT id, vector FROM current_images) AS pictures USING (id)
         GROUP BY cluster
+        ORDER BY cluster
+    ),
+    together AS
+    (
+        SELECT
+            groupArray((cluster, size, spread, typical)) AS found,
+            vdx_normalize(sumForEach(arrayMap(x -> x * size, mean))) AS whole,
+            groupArray(vdx_normalize(mean)) AS centres,
+            arrayMap(
+                centre -> arrayMap((x, y) -> toFloat32(if(length(centres) = 1, x, x - y)), centre, whole),
+                centres) AS directions
+        FROM every
     ),
     named AS
     (
-        SELECT cluster, arrayMap(hit -> hit.2, arraySlice(arraySort(hit -> (-hit.1, hit.2), groupArray((difference, word))), 1, 5)) AS words
-        FROM
+        SELECT found, words, vdx_near(directions, vectors, 5::UInt32, -3::Float32) AS best
+        FROM together
+        CROSS JOIN
         (
-            SELECT cluster, word, dotProduct(vector, direction) AS difference
-            FROM
-            (
-                SELECT cluster, weights_hash, if(count() OVER () = 1, vdx_normalize(mean), arrayMap((a, b) -> a - b, vdx_normalize(mean), vdx_normalize(whole))) AS direction
-                FROM centres
-                CROSS JOIN (SELECT sumForEach(arrayMap(x -> x * size, mean)) AS whole FROM centres) AS everything
-            ) AS each
-            INNER JOIN (SELECT word, weights_hash, vector FROM vocabulary FINAL) AS spoken USING (weights_hash)
-        )
-        GROUP BY cluster
+            SELECT groupArray(word) AS words, groupArray(vector) AS vectors
+            FROM vocabulary FINAL
+            WHERE weights_hash IN (
+                SELECT weights_hash FROM current_images
+                WHERE {dataset:String} = '' OR dataset = {dataset:String}
+                GROUP BY weights_hash ORDER BY count() DESC LIMIT 1)
+        ) AS spoken
     )
-SELECT cluster, if(empty(words), '', words[1]) AS name, size, spread, arraySlice(by_cosine, 1, 9) AS typical, words
-FROM centres
-LEFT JOIN named USING (cluster)
+SELECT
+    row.1 AS cluster,
+    nearest_words[1] AS name,
+    row.2 AS size,
+    row.3 AS spread,
+    row.4 AS typical,
+    arrayMap(hit -> words[hit.2], arrayFilter(hit -> hit.1 = place, best)) AS nearest_words
+FROM named
+ARRAY JOIN found AS row, arrayEnumerate(found) AS place
 ORDER BY cluster;

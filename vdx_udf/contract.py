@@ -91,8 +91,8 @@ FUNCTIONS = {
             "vdx_kmeans",
             (("vectors", VECTORS), ("n", "UInt32")),
             VECTORS,
-            "for unit vectors the unit centres of n clusters by cosine, the largest first, fewer where there are fewer different "
-            "vectors; for n = 0 of 4 to 40 the number with the greatest simplified silhouette",
+            "for unit vectors the unit centres of n clusters by cosine, the largest first; fewer where there are fewer "
+            "different vectors; for n = 0 of 4 to 40 the number with the greatest simplified silhouette",
         ),
         Function(
             "vdx_files",

@@ -7,7 +7,7 @@ STARTS = 3  # the best of so many
 # Where the number is to be found: fewer clusters tell a person little of a data set, more are no overview.
 NUMBERS = (4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40)
 LEAST = 5  # vectors a cluster, in the mean, where the number is to be found
-CHOOSING = 5_000  # vectors that the number is found from
+CHOOSING = 2_000  # vectors that the number is found from
 
 
 def kmeans(vectors: np.ndarray, number: int) -> np.ndarray:
@@ -22,12 +22,16 @@ def kmeans(vectors: np.ndarray, number: int) -> np.ndarray:
         return vectors
     if number == 0:
         few = vectors[:CHOOSING]
-        tried = [_run(few, each, np.random.default_rng(0)) for each in NUMBERS if each * LEAST <= len(few)]
+        tried = [_best(few, each) for each in NUMBERS if each * LEAST <= len(few)]
         number = len(max(tried, key=lambda centres: _silhouette(few @ centres.T), default=few[:1]))
-    runs = [_run(vectors, min(number, len(vectors)), np.random.default_rng(start)) for start in range(STARTS)]
-    centres = max(runs, key=lambda each: (vectors @ each.T).max(1).sum())
+    centres = _best(vectors, min(number, len(vectors)))
     sizes = np.bincount((vectors @ centres.T).argmax(1), minlength=len(centres))
     return centres[np.argsort(-sizes, kind="stable")][: np.count_nonzero(sizes)]
+
+
+def _best(vectors: np.ndarray, number: int) -> np.ndarray:
+    runs = (_run(vectors, number, np.random.default_rng(start)) for start in range(STARTS))
+    return max(runs, key=lambda centres: (vectors @ centres.T).max(1).sum())
 
 
 def _run(vectors: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
