@@ -56,7 +56,7 @@ WHERE made.error = '';
 
 -- image_thumbnails(ids, side): a thumbnail of each of these images, the kept one or one made now, which is not kept by that; where
 -- it cannot be made, no bytes and the reason.
--- Example: SELECT id, vdx_data_url(bytes), error FROM image_thumbnails(ids = [42], side = 96)
+-- Example: SELECT id, length(bytes), error FROM image_thumbnails(ids = [42], side = 96)
 CREATE OR REPLACE VIEW image_thumbnails AS
 SELECT id, bytes, '' AS error
 FROM kept_thumbnails(ids = {ids:Array(UInt64)}, side = {side:UInt16})
