@@ -11,7 +11,7 @@ TESTABLE = .venv/.testable
 COMPARABLE = .venv/.comparable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-thumbnails bench-mistakes bench-shards lock audit tiny clean
+.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-thumbnails bench-mistakes bench-clusters bench-shards lock audit tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -74,6 +74,9 @@ bench-refine: $(TESTABLE)  ## measure refinement with a simulated user (10 minut
 
 bench-mistakes: $(COMPARABLE)  ## measure how wrong labels are found beside cleanlab (10 minutes); DATA=rows.parquet for another set beside
 	.venv/bin/python -m tests.benchmarks.mistakes $(if $(DATA),--data $(DATA))
+
+bench-clusters: $(TESTABLE)  ## measure clusters against known labels, beside scikit-learn (2 minutes); DATA=rows.parquet for another set beside
+	.venv/bin/python -m tests.benchmarks.clusters $(if $(DATA),--data $(DATA))
 
 bench-explorer: $(TESTABLE)  ## measure the explorer page in a browser over 25,000 pictures (5 minutes)
 	.venv/bin/python -m tests.benchmarks.explorer

@@ -67,7 +67,11 @@ def table(rows: list[dict]) -> str:
         parts = [summary(cuts_of(rows, precision, n)) for n in range(1, ROUNDS + 1)]
         parts.append(summary([cut for n in range(1, ROUNDS + 1) for cut in cuts_of(rows, precision, n)]))
         for name in ("reached", "met", "recall"):
-            lines.append(f"| {precision} | {name} | " + " | ".join(f"{part[name]:.2f}" for part in parts) + " |")
+            lines.append(
+                f"| {precision} | {name} | "
+                + " | ".join("–" if np.isnan(part[name]) else f"{part[name]:.2f}" for part in parts)
+                + " |"
+            )
     return "\n".join([*lines, ""])
 
 
