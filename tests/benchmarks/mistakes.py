@@ -67,7 +67,15 @@ def measure(client, name: str, vectors: np.ndarray, truth: np.ndarray) -> list[d
             "likely_mistakes 0.1": lambda ids=ids: view(client, "likely_mistakes_before", ids),
         }.items():
             start = time.perf_counter()
-            scores = run()
+            try:
+                scores = run()
+            except Exception as error:
+                if "MEMORY_LIMIT_EXCEEDED" not in str(error):
+                    raise
+                rows.append(
+                    {"set": name, "rows": len(truth), "classes": classes, "method": method, "seed": seed, "seconds": None}
+                )
+                continue
             found = {"set": name, "rows": len(truth), "classes": classes, "method": method, "seed": seed}
             found["seconds"] = round(time.perf_counter() - start, 2)
             if scores is not None:
@@ -89,7 +97,7 @@ def table(rows: list[dict]) -> str:
         for method in methods:
             values = [row["average_precision"] for row in own if row["method"] == method and "average_precision" in row]
             seconds = next(row["seconds"] for row in own if row["method"] == method)
-            cells.append((f"{np.mean(values):.3f}, " if values else "") + f"{seconds:.1f} s")
+            cells.append((f"{np.mean(values):.3f}, " if values else "") + (f"{seconds:.1f} s" if seconds else "out of memory"))
         lines.append(f"| {name} | {own[0]['rows']:,} | {own[0]['classes']} | " + " | ".join(cells) + " |")
     return "\n".join([head, *lines, ""])
 

@@ -212,7 +212,20 @@ def test_limits_are_the_settings():
 
 
 @pytest.mark.parametrize(
-    "name", ["speed", "laion", "refinement", "torture", "explorer", "versions", "shards", "search", "thumbnails", "calibration", "clusters"]
+    "name",
+    [
+        "speed",
+        "laion",
+        "refinement",
+        "torture",
+        "explorer",
+        "versions",
+        "shards",
+        "search",
+        "thumbnails",
+        "calibration",
+        "clusters",
+    ],
 )
 def test_the_tables_are_the_benchmarks(name):
     assert (ROOT / "tests" / "benchmarks" / "results" / f"{name}.md").read_text() in DOCS

@@ -487,3 +487,17 @@ def test_pictures_from_a_bucket(fresh_tables, drawn):
         f"SELECT vector, encode_image('{drawn[0]}/0003.png') FROM images WHERE source = 'pictures/3.png'"
     ).result_rows[0]
     assert np.allclose(stored, fresh, atol=1e-6)
+
+
+def test_a_vocabulary_is_filled_once_and_takes_words_of_your_own(run_file, fresh_tables, clip):
+    fresh_tables.command("INSERT INTO vocabulary (word) VALUES ('zebra'), ('a word of mine')")
+    for _ in range(2):
+        run_file("vocabulary")
+        rows = fresh_tables.query(
+            "SELECT word, vector FROM vocabulary WHERE weights_hash = encoder_info()['weights_hash']"
+        ).result_rows
+        words = dict(rows)
+        assert len(words) == len(rows) == 2_336 + 1  # zebra is one of those that come with it
+    assert all(word == word.strip() and word for word in words)
+    assert {"yellow lady's slipper", "abacus", "zucchini", "a word of mine"} < words.keys()
+    assert np.allclose(words["zebra"], clip.encode_texts(["a photo of a zebra"])[0], atol=1e-5)
