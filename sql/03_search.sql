@@ -128,10 +128,21 @@ LIMIT {k:UInt32};
 
 -- search_vector_where(vector, dataset, attribute, value, k): as search_vector within one data set ('' for all), through its own part of
 -- the index, and, unless attribute is '', with attributes[attribute] = value: the k best of the index's 1000 nearest where as many
--- pass; a filter that leaves fewer is searched exactly, so no match is missed.
+-- pass; a filter that leaves fewer is searched exactly, at once where a sample says so, and no match is missed.
 -- Example: SELECT * FROM search_vector_where(vector = encode_text('a red circle'), dataset = '', attribute = 'background', value = 'white', k = 9)
 CREATE OR REPLACE VIEW search_vector_where AS
 WITH
+    -- By one id in 1,024, which are hashes: would 1000 images hold fewer that pass than half of k?
+    (
+        SELECT count() >= 100 AND 1000 * countIf(attributes[{attribute:String}] = {value:String}) < {k:UInt32} / 2 * count()
+        FROM
+        (
+            SELECT attributes
+            FROM images
+            WHERE {attribute:String} != '' AND id < 18014398509481984 AND ({dataset:String} = '' OR dataset = {dataset:String})
+            LIMIT 100000
+        )
+    ) AS is_rare,
     (
         SELECT groupArray((id, source, dataset, model, weights_hash, distance))
         FROM
@@ -144,7 +155,7 @@ WITH
                 FROM images
                 WHERE {dataset:String} = '' OR dataset = {dataset:String}
                 ORDER BY distance
-                LIMIT if({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), 1000)
+                LIMIT multiIf({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), is_rare, 1, 1000)
                 SETTINGS apply_deleted_mask = 0
             )
             WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
@@ -178,6 +189,17 @@ LIMIT {k:UInt32};
 CREATE OR REPLACE VIEW search_text_where AS
 WITH
     (SELECT encode_text({query:String})) AS target,
+    -- By one id in 1,024, which are hashes: would 1000 images hold fewer that pass than half of k?
+    (
+        SELECT count() >= 100 AND 1000 * countIf(attributes[{attribute:String}] = {value:String}) < {k:UInt32} / 2 * count()
+        FROM
+        (
+            SELECT attributes
+            FROM images
+            WHERE {attribute:String} != '' AND id < 18014398509481984 AND ({dataset:String} = '' OR dataset = {dataset:String})
+            LIMIT 100000
+        )
+    ) AS is_rare,
     (
         SELECT groupArray((id, source, dataset, model, weights_hash, distance))
         FROM
@@ -190,7 +212,7 @@ WITH
                 FROM images
                 WHERE {dataset:String} = '' OR dataset = {dataset:String}
                 ORDER BY distance
-                LIMIT if({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), 1000)
+                LIMIT multiIf({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), is_rare, 1, 1000)
                 SETTINGS apply_deleted_mask = 0
             )
             WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
@@ -228,6 +250,17 @@ WITH
         HAVING NOT throwIf(count() = 0, 'search_id_where: no image has this image_id')
         SETTINGS apply_deleted_mask = 1
     ) AS target,
+    -- By one id in 1,024, which are hashes: would 1000 images hold fewer that pass than half of k?
+    (
+        SELECT count() >= 100 AND 1000 * countIf(attributes[{attribute:String}] = {value:String}) < {k:UInt32} / 2 * count()
+        FROM
+        (
+            SELECT attributes
+            FROM images
+            WHERE {attribute:String} != '' AND id < 18014398509481984 AND ({dataset:String} = '' OR dataset = {dataset:String})
+            LIMIT 100000
+        )
+    ) AS is_rare,
     (
         SELECT groupArray((id, source, dataset, model, weights_hash, distance))
         FROM
@@ -240,7 +273,7 @@ WITH
                 FROM images
                 WHERE {dataset:String} = '' OR dataset = {dataset:String}
                 ORDER BY distance
-                LIMIT if({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), 1000)
+                LIMIT multiIf({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), is_rare, 1, 1000)
                 SETTINGS apply_deleted_mask = 0
             )
             WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
@@ -275,6 +308,18 @@ LIMIT {k:UInt32};
 -- Example: SELECT * FROM search_filtered(vector = encode_text('a red circle'), datasets = [], any_of = map('background', ['white', 'black']), none_of = map('parity', ['1']), at_least = map('taken', '2024-01-01'), at_most = map('iso', '400'), caption = '', exclude = [], k = 9)
 CREATE OR REPLACE VIEW search_filtered AS
 WITH
+    -- By one id in 1,024, which are hashes: would 1000 images hold fewer that pass than half of k?
+    (
+        SELECT count() >= 100 AND 1000 * countIf(passes) < {k:UInt32} / 2 * count()
+        FROM
+        (
+            SELECT vdx_passes(attributes, {any_of:Map(String, Array(String))}, {none_of:Map(String, Array(String))}, {at_least:Map(String, String)}, {at_most:Map(String, String)})
+                AND NOT has({exclude:Array(UInt64)}, id) AND positionCaseInsensitiveUTF8(caption, {caption:String}) > 0 AS passes
+            FROM images
+            WHERE id < 18014398509481984 AND (empty({datasets:Array(String)}) OR has({datasets:Array(String)}, dataset))
+            LIMIT 100000
+        )
+    ) AS is_rare,
     (
         SELECT groupArray((id, source, dataset, model, weights_hash, distance))
         FROM
@@ -287,7 +332,7 @@ WITH
                 FROM images
                 WHERE empty({datasets:Array(String)}) OR has({datasets:Array(String)}, dataset)
                 ORDER BY distance
-                LIMIT 1000
+                LIMIT if(is_rare, 1, 1000)
                 SETTINGS apply_deleted_mask = 0
             )
             WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)

@@ -13,6 +13,17 @@ FROM current_images;
 CREATE OR REPLACE VIEW best_scores AS
 WITH
     assumeNotNull((SELECT (weight, logit_scale, bias) FROM current_weight(concept = {concept:String}) SETTINGS apply_deleted_mask = 1)) AS current,
+    -- By one id in 1,024, which are hashes: would 1000 images hold fewer that pass than half of k?
+    (
+        SELECT count() >= 100 AND 1000 * countIf(attributes[{attribute:String}] = {value:String}) < {k:UInt32} / 2 * count()
+        FROM
+        (
+            SELECT attributes
+            FROM images
+            WHERE {attribute:String} != '' AND id < 18014398509481984 AND ({dataset:String} = '' OR dataset = {dataset:String})
+            LIMIT 100000
+        )
+    ) AS is_rare,
     (
         SELECT groupArray((id, source, dataset, model, weights_hash, distance))
         FROM
@@ -25,7 +36,7 @@ WITH
                 FROM images
                 WHERE {dataset:String} = '' OR dataset = {dataset:String}
                 ORDER BY distance
-                LIMIT if({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), 1000)
+                LIMIT multiIf({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), is_rare, 1, 1000)
                 SETTINGS apply_deleted_mask = 0
             )
             WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)

@@ -290,6 +290,42 @@ def test_vectors_may_be_stored_in_half_the_disk(fresh_tables, clip, tmp_path):
         fresh_tables.command("ALTER TABLE images MODIFY COLUMN vector Array(Float32) SETTINGS mutations_sync = 2")
 
 
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_what_few_rows_pass_is_found_exactly(fresh_tables, k):
+    """The plan is chosen by the rows of the least ids: here, where ids are small numbers, by all of them."""
+    rng = np.random.default_rng(8)
+    vectors = rng.standard_normal((3_000, 512))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    put(
+        fresh_tables,
+        vectors,
+        attributes=[{"kind": "rare" if n % 600 == 7 else "common"} for n in range(3_000)],
+        model="vdx-tiny",
+    )
+    numbered = "toUInt64(extract(source, '[0-9]+'))"
+    fresh_tables.command(f"INSERT INTO images SELECT * REPLACE ({numbered} AS id, 'numbered' AS dataset) FROM images")
+    fresh_tables.command("DELETE FROM images WHERE dataset = 'put'")
+    query = vectors[11]
+    for kind, passing in (
+        ("rare", np.arange(7, 3_000, 600)),
+        ("common", np.delete(np.arange(3_000), np.arange(7, 3_000, 600))),
+    ):
+        best = passing[np.argsort(-(vectors[passing] @ query))][:k].tolist()
+        for call in (
+            f"search_vector_where(vector = {{v:Array(Float32)}}, dataset = '', attribute = 'kind', value = '{kind}', k = {k})",
+            f"search_id_where(image_id = 11, dataset = 'numbered', attribute = 'kind', value = '{kind}', k = {k})",
+            "search_filtered(vector = {v:Array(Float32)}, datasets = [], any_of = map('kind', ['"
+            + kind
+            + "']), none_of = map(),"
+            f" at_least = map(), at_most = map(), caption = '', exclude = [], k = {k})",
+        ):
+            found = [row[0] for row in fresh_tables.query(f"SELECT id FROM {call}", {"v": query.tolist()}).result_rows]
+            if kind == "rare":
+                assert found == best
+            else:  # through the index
+                assert len(set(found) & set(best)) >= 0.8 * len(best)
+
+
 def test_the_filtered_searches_are_one_text(layout):
     """Each is written out, since a view within a view is analysed twice as often: 10 ms. They differ in their target alone."""
     parts = set()
@@ -307,7 +343,7 @@ def test_the_filtered_searches_are_one_text(layout):
             )
             parts.add(
                 (
-                    body[body.index("SELECT groupArray((id") : body.index(") AS near")],
+                    body[body.index("    -- By one id") : body.index(") AS near")],
                     body[body.index("FROM\n(\n    SELECT hit.1") :],
                 )
             )
