@@ -179,8 +179,7 @@ ALTER TABLE embedded ADD COLUMN IF NOT EXISTS at DateTime64(3) DEFAULT nowInBloc
 CREATE MATERIALIZED VIEW IF NOT EXISTS inbox_embed TO embedded AS
 WITH
     (SELECT encoder_info()) AS encoder,
-    -- The zero byte says that a short text is a broken picture's content, not a path; no picture format minds it.
-    multiIf(empty(bytes), given, length(bytes) <= 4096 AND (isValidUTF8(bytes) OR startsWith(bytes, '/')), bytes || '\0', bytes) AS picture,
+    vdx_picture(given, bytes) AS picture,
     multiIf(
         clashes, 'another picture of the same INSERT has this source: give each a source of its own',
         empty(given) AND empty(bytes), 'neither bytes nor a source were given',
@@ -436,6 +435,47 @@ CREATE TABLE IF NOT EXISTS thumbnails
 ENGINE = ReplacingMergeTree ORDER BY (content_hash, side)
 -- Rows are read one here and one there, each with its granule: 6 thumbnails of 10 kB.
 SETTINGS index_granularity_bytes = 65536, min_compress_block_size = 16384;
+
+-- picture_facts: what a picture's file says of it and what it looks like in a few numbers, by vdx_picture_facts; image_facts has them
+-- by image. Of what comes through inbox inbox_facts fills it, except for URLs, which it would fetch a second time; of other images
+-- the example does. A picture with other content has another content_hash.
+-- Example: INSERT INTO picture_facts SELECT * FROM missing_picture_facts(dataset = 'holiday')
+CREATE TABLE IF NOT EXISTS picture_facts
+(
+    content_hash FixedString(32),                    -- by vdx_picture_key
+    width UInt32,                                    -- pixels of the whole picture, upright
+    height UInt32,
+    format LowCardinality(String),                   -- JPEG, PNG ...: as Pillow calls it
+    orientation UInt8,                               -- of EXIF; 1 is upright
+    brightness Float32,                              -- of its pixels the mean, 0 to 1
+    darkest Float32,                                 -- the 5th percentile
+    brightest Float32,                               -- the 99th
+    sharpness Float32,                               -- standard deviation of the Laplacian, levels of 255
+    entropy Float32,                                 -- of the grey levels, bits
+    colourfulness Float32                            -- 0 grey, 15 slightly, 109 extremely colourful
+)
+ENGINE = ReplacingMergeTree ORDER BY content_hash;
+
+-- inbox_facts: fills it with what is not there yet. A picture that cannot be read is among rejects, with the reason.
+CREATE MATERIALIZED VIEW IF NOT EXISTS inbox_facts TO picture_facts AS
+SELECT content_hash, facts.width AS width, facts.height AS height, facts.format AS format, facts.orientation AS orientation,
+    facts.brightness AS brightness, facts.darkest AS darkest, facts.brightest AS brightest, facts.sharpness AS sharpness,
+    facts.entropy AS entropy, facts.colourfulness AS colourfulness
+FROM
+(
+    SELECT content_hash, vdx_picture_facts(picture) AS facts
+    FROM
+    (
+        SELECT vdx_content_hash(source, bytes) AS content_hash, vdx_picture(source, bytes) AS picture
+        FROM inbox
+        WHERE picture != '' AND (notEmpty(bytes) OR NOT match(source, '^[A-Za-z][A-Za-z0-9+.-]*://')) AND content_hash NOT IN
+        (
+            SELECT content_hash FROM picture_facts WHERE content_hash IN (SELECT vdx_content_hash(source, bytes) FROM inbox)
+        )
+        LIMIT 1 BY content_hash
+    )
+)
+WHERE facts.error = '';
 
 -- labels: a person's judgements, append-only; the latest of a concept and image counts.
 -- Example: INSERT INTO labels (concept, image_id, positive) VALUES ('house by the lake', 42, true)
