@@ -205,7 +205,7 @@ WITH
     (
         SELECT 1 AS place, 'rejected' AS issue, 'could not be embedded' AS means, all_rejects AS images, all_rejects + there AS looked_at, '' AS look
         UNION ALL
-        SELECT 2, concat('rejected: ', error), error, rejects, all_rejects + there, '' FROM rejected
+        SELECT 2, concat('rejected: ', error), 'for this reason', rejects, all_rejects + there, '' FROM rejected
         UNION ALL
         SELECT 3, 'near duplicate', 'copies beside the one to keep, by kept pairs',
             countIf(NOT keep), if(count() = 0, 0, there),
