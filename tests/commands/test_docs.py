@@ -212,7 +212,7 @@ def test_limits_are_the_settings():
 
 
 @pytest.mark.parametrize(
-    "name", ["speed", "laion", "refinement", "torture", "explorer", "versions", "shards", "search", "thumbnails"]
+    "name", ["speed", "laion", "refinement", "torture", "explorer", "versions", "shards", "search", "thumbnails", "health"]
 )
 def test_the_tables_are_the_benchmarks(name):
     assert (ROOT / "tests" / "benchmarks" / "results" / f"{name}.md").read_text() in DOCS
