@@ -1,10 +1,12 @@
 """A bundle that is installed over another one on a running server, forwards and back, while people ask it; and its tables' schema."""
 
+import io
 import signal
 import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import vdx, wait_for
@@ -15,6 +17,7 @@ from vdx_udf.encoder.model_name import TINY_FOLDER
 from vdx_udf.installer import live
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.statements import split_statements
+from vdx_udf.tiny.pictures import draw, sample_picture
 
 pytestmark = pytest.mark.long
 
@@ -168,6 +171,12 @@ def test_tables_of_an_earlier_bundle_are_brought_up_and_serve_it_still(node):
     assert work(2) == 2
     client.command("INSERT INTO classifiers SELECT * FROM refine(concept = 'c')")
     assert made("inbox_embed") != before  # the view that embeds is this bundle's
+    drawn = draw(sample_picture(np.random.default_rng(4)))
+    file = io.BytesIO()
+    drawn.save(file, "PNG")
+    client.insert("inbox", [("drawn.png", "measured", file.getvalue())], ["source", "dataset", "bytes"])
+    found = client.query("SELECT width, height FROM image_facts(dataset = 'measured')").result_rows
+    assert found == [drawn.size]  # what comes in is measured
     # Back: that bundle searches, embeds and labels; its own statement for a round has fewer columns than the table by now.
     run(statement for statement in earlier if "CREATE TABLE" not in statement)
     assert len(client.query("SELECT * FROM search_text(query = 'a star', k = 2)").result_rows) == 2
