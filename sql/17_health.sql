@@ -158,7 +158,7 @@ FROM
     UNION ALL
     SELECT id, source, toFloat64(size) AS number, error AS why, 0 AS place
     FROM current_rejects
-    WHERE ({dataset:String} = '' OR dataset = {dataset:String}) AND {issue:String} IN ('rejected', concat('rejected: ', error))
+    WHERE ({dataset:String} = '' OR dataset = {dataset:String}) AND ({issue:String} = 'rejected' OR {issue:String} = concat('rejected: ', error))
     UNION ALL
     SELECT groups.id AS id, groups.source AS source, toFloat64(alike) AS number, format('near {}', kept.source) AS why, toFloat64(group_id) AS place
     FROM groups
@@ -167,7 +167,7 @@ FROM
     UNION ALL
     SELECT id, source, suspicion AS number, format('{}? {}', given, suggested) AS why, -suspicion AS place
     FROM current_mistakes(dataset = {dataset:String})
-    WHERE suspicion > 0.5 AND {issue:String} IN ('likely mistake', concat('likely mistake: ', attribute))
+    WHERE suspicion > 0.5 AND ({issue:String} = 'likely mistake' OR {issue:String} = concat('likely mistake: ', attribute))
     UNION ALL
     SELECT id, source, toFloat64(size) AS number, 'not measured' AS why, 0 AS place
     FROM current_images
