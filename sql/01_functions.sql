@@ -67,6 +67,12 @@ CREATE OR REPLACE FUNCTION vdx_content_hash AS (source, bytes) -> SHA256(if(empt
 CREATE OR REPLACE FUNCTION vdx_source AS (source, bytes) ->
     if(empty(source) AND notEmpty(bytes), concat('sha256:', lower(hex(SHA256(bytes)))), source);
 
+-- vdx_picture(source, bytes): a picture as encode_image takes it: its bytes or, where they were not given, its source. The zero byte says
+-- that a short text is a broken picture's content, not a path; no picture format minds it.
+-- Example: SELECT vdx_picture('/pictures/1.jpg', '')
+CREATE OR REPLACE FUNCTION vdx_picture AS (source, bytes) -> multiIf(
+    empty(bytes), source, length(bytes) <= 4096 AND (isValidUTF8(bytes) OR startsWith(bytes, '/')), bytes || '\0', bytes);
+
 -- vdx_picture_key(source, content_hash): the hash that a picture's thumbnails are kept by: its content's, or its source's where a row
 -- came without one, as those of published vectors do.
 -- Example: SELECT hex(vdx_picture_key('https://example.com/1.jpg', toFixedString('', 32)))
@@ -76,6 +82,16 @@ CREATE OR REPLACE FUNCTION vdx_picture_key AS (source, content_hash) ->
 -- vdx_data_url(jpeg): a thumbnail as text that tables of Grafana, notebooks and HTML show as a picture; '' of no bytes.
 -- Example: SELECT source, vdx_data_url(try_thumbnail(source, 96).bytes) AS picture FROM images LIMIT 10
 CREATE OR REPLACE FUNCTION vdx_data_url AS (jpeg) -> if(empty(jpeg), '', concat('data:image/jpeg;base64,', base64Encode(jpeg)));
+
+-- vdx_quoted(text): the text as a literal of SQL.
+-- Example: SELECT vdx_quoted('it''s')
+CREATE OR REPLACE FUNCTION vdx_quoted AS (text) -> concat('\'', replaceAll(replaceAll(text, '\\', '\\\\'), '\'', '\\\''), '\'');
+
+-- vdx_far(values): the bounds beyond which a value is far from the others: three interquartile ranges from the quartiles (Tukey 1977).
+-- Example: SELECT vdx_far([1, 2, 3, 4, 100])
+CREATE OR REPLACE FUNCTION vdx_far AS (values) -> arrayMap(
+    quartiles -> (quartiles[1] - 3 * (quartiles[2] - quartiles[1]), quartiles[2] + 3 * (quartiles[2] - quartiles[1])),
+    [if(empty(values), [0., 0.], arrayReduce('quantilesExactInclusive(0.25, 0.75)', values))])[1];
 
 -- vdx_normalize(vector): the vector scaled to length 1; one of zeros stays as it is.
 -- Example: SELECT vdx_normalize([3, 4])

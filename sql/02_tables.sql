@@ -179,8 +179,7 @@ ALTER TABLE embedded ADD COLUMN IF NOT EXISTS at DateTime64(3) DEFAULT nowInBloc
 CREATE MATERIALIZED VIEW IF NOT EXISTS inbox_embed TO embedded AS
 WITH
     (SELECT encoder_info()) AS encoder,
-    -- The zero byte says that a short text is a broken picture's content, not a path; no picture format minds it.
-    multiIf(empty(bytes), given, length(bytes) <= 4096 AND (isValidUTF8(bytes) OR startsWith(bytes, '/')), bytes || '\0', bytes) AS picture,
+    vdx_picture(given, bytes) AS picture,
     multiIf(
         clashes, 'another picture of the same INSERT has this source: give each a source of its own',
         empty(given) AND empty(bytes), 'neither bytes nor a source were given',
@@ -436,6 +435,25 @@ CREATE TABLE IF NOT EXISTS thumbnails
 ENGINE = ReplacingMergeTree ORDER BY (content_hash, side)
 -- Rows are read one here and one there, each with its granule: 6 thumbnails of 10 kB.
 SETTINGS index_granularity_bytes = 65536, min_compress_block_size = 16384;
+
+-- picture_facts: what a picture's file says of it and what it looks like in a few numbers, by vdx_picture_facts; image_facts has them
+-- by image. Filled when asked: by vdx load --facts, by the example. A picture with other content has another content_hash.
+-- Example: INSERT INTO picture_facts SELECT * FROM missing_picture_facts(dataset = 'holiday')
+CREATE TABLE IF NOT EXISTS picture_facts
+(
+    content_hash FixedString(32),                    -- by vdx_picture_key
+    width UInt32,                                    -- pixels of the whole picture, upright
+    height UInt32,
+    format LowCardinality(String),                   -- JPEG, PNG ...: as Pillow calls it
+    orientation UInt8,                               -- of EXIF; 1 is upright
+    brightness Float32,                              -- of its pixels the mean, 0 to 1
+    darkest Float32,                                 -- the 5th percentile
+    brightest Float32,                               -- the 99th
+    sharpness Float32,                               -- standard deviation of the Laplacian, levels of 255
+    entropy Float32,                                 -- of the grey levels, bits
+    colourfulness Float32                            -- 0 grey, 15 slightly, 109 extremely colourful
+)
+ENGINE = ReplacingMergeTree ORDER BY content_hash;
 
 -- labels: a person's judgements, append-only; the latest of a concept and image counts.
 -- Example: INSERT INTO labels (concept, image_id, positive) VALUES ('house by the lake', 42, true)

@@ -67,6 +67,18 @@ FUNCTIONS = {
             deterministic=False,
         ),
         Function(
+            "vdx_picture_facts",
+            (IMAGE,),
+            "Tuple(width UInt32, height UInt32, format String, orientation UInt8, brightness Float32, darkest Float32,"
+            " brightest Float32, sharpness Float32, entropy Float32, colourfulness Float32, error String)",
+            "of a picture, given as to encode_image, what its file says (width and height of the whole picture upright, format,"
+            " EXIF orientation) and what it looks like as a thumbnail"
+            f" of {settings.FACTS_SIDE} pixels: mean, 5th and 99th percentile of brightness (0 to 1), standard deviation of the"
+            " Laplacian, entropy of the grey levels in bits, colourfulness after Hasler and Suesstrunk; of a bad picture"
+            " nothing but the reason",
+            deterministic=False,
+        ),
+        Function(
             "classify",
             (("vector", "Array(Float32)"), LABELS),
             "Array(Float32)",

@@ -55,6 +55,7 @@ THUMBNAIL_SIDES = (16, 1_024)
 THUMBNAIL_SIDE = 256
 THUMBNAIL_QUALITY = 80  # of JPEG; WebP saves 8 to 25 % of the bytes and takes 14 to 41 times as long to write
 THUMBNAIL_BACKGROUND = "white"  # what shows through a transparent picture
+FACTS_SIDE = 256  # pixels of the longer side that a picture's facts are measured on: about what a model sees of it
 MAX_PROFILE_BYTES = 4 << 20  # a longer colour profile is passed over; those of printing presses have 3 MB
 URL_SECONDS = 20  # for one picture, redirects included
 URL_REDIRECTS = 5
@@ -95,4 +96,4 @@ DIMENSION = 512  # of the default model; `vdx install` writes another model's ow
 # a bit a number, finds half of CLIP's neighbours at best: refused.
 INDEX = "bf16,32,128"
 QUANTIZATIONS = ("f32", "f16", "bf16", "i8")
-SCHEMA_VERSION = 3  # the last step of sql/02_upgrade.sql
+SCHEMA_VERSION = 4  # the last step of sql/02_upgrade.sql

@@ -225,6 +225,8 @@ def test_limits_are_the_settings():
         "thumbnails",
         "calibration",
         "clusters",
+        "mistakes",
+        "health",
     ],
 )
 def test_the_tables_are_the_benchmarks(name):

@@ -105,7 +105,7 @@ def test_the_start_shows_data_sets_pictures_and_counts(page, server):
     assert found == expected[: len(found)]
     assert len(found) > 10
     ((dataset, images, rejects),) = ask(server, "SELECT dataset, images, rejects FROM dataset_cards(n = 4)")
-    card = page.get_by_role("button", name=dataset, exact=False)
+    card = page.locator(".card", has_text=dataset)
     assert f"{images} pictures, {rejects} rejected, loaded 20" in card.inner_text()
     until(page, "[...document.querySelectorAll('.card img')].filter(img => img.naturalWidth).length === 4")
     screenshot(page, "start")

@@ -43,6 +43,10 @@ QUERIES = {  # statement: how far numbers may differ
     "SELECT id, bytes, error FROM image_thumbnails(ids = [{id:UInt64}], side = 32)": 0,
     "SELECT count() FROM missing_thumbnails(ids = [{id:UInt64}], side = 32)": 0,
     "SELECT count() FROM unused_thumbnails": 0,
+    "SELECT source, width, height, format, sharpness, entropy FROM image_facts(dataset = 'drawn') ORDER BY source": 1e-6,
+    "SELECT count() FROM missing_picture_facts(dataset = 'drawn')": 0,
+    "SELECT issue, images, looked_at FROM health(dataset = 'drawn') ORDER BY issue": 0,
+    "SELECT id, why FROM health_images(dataset = 'drawn', issue = 'near duplicate', k = 50)": 0,
     "SELECT id FROM random_images(seed = 'x', n = 7)": 0,
     "SELECT round, method, weight, logit_scale, bias, freedom, average_precision FROM classifiers ORDER BY round": 1e-5,
     "SELECT weight, logit_scale, bias FROM fit(concept = 'pairs', steps = 5, learning_rate = 0.1)": 1e-5,
@@ -99,6 +103,10 @@ def both(cluster):
             client.command("INSERT INTO classifiers SELECT * FROM refine(concept = 'pairs')")
     for client in (one, two):
         client.command("INSERT INTO thumbnails SELECT vdx_picture_key(source, content_hash), 64, source FROM images")
+        client.command(
+            "INSERT INTO picture_facts SELECT vdx_picture_key(source, content_hash), 64, 48 + id % 9, 'PNG', 1, 0.5, 0.1, 0.9, 10, 5, 20"
+            " FROM images"
+        )
         client.command("INSERT INTO kept_concepts VALUES ('pairs')")
         client.command("INSERT INTO kept_scores SELECT * FROM stale_scores")
         client.command("INSERT INTO near_pairs SELECT * FROM near_duplicates(dataset = 'drawn', least = 0.97)")

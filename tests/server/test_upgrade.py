@@ -198,6 +198,8 @@ COLUMNS = {
     "near_pairs": "dataset first_id second_id cosine",
     "neighbours": "dataset id neighbour_id cosine",
     "thumbnails": "content_hash side bytes",
+    "kept_mistakes": "dataset attribute id given suggested suspicion",
+    "picture_facts": "content_hash width height format orientation brightness darkest brightest sharpness entropy colourfulness",
     "concept_inbox": "concept rounds judgements",
 }
 

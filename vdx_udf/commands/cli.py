@@ -339,7 +339,8 @@ def grid(prefix, url, query: str, output: Path, columns: int, parameters: tuple[
     metavar="[SIDE]",
     help=f"Then keep thumbnails of that many pixels, {settings.THUMBNAIL_SIDE} as the explorer's where none is said.",
 )
-def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...], side: int | None) -> None:
+@click.option("--facts", is_flag=True, help="Then measure the pictures, for `health`: width, height, brightness, sharpness.")
+def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...], side: int | None, facts: bool) -> None:
     """Load a data set: run sql/datasets/NAME.sql, or a file of your own, with path = PATH and a progress bar."""
     from vdx_udf import engine
     from vdx_udf.commands import load as loading
@@ -359,6 +360,8 @@ def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...],
     loading.run(session, path)
     if side:
         loading.keep_thumbnails(session, values.get("dataset", ""), side)
+    if facts:
+        loading.keep_facts(session, values.get("dataset", ""))
 
 
 @main.command()

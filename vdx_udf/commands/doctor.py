@@ -21,6 +21,7 @@ TABLES = (
     "prompt_templates",
     "schema_version",
     "thumbnails",
+    "picture_facts",
 )
 WRITTEN = ("inbox", "labels", "classifiers")
 MOST_HIDDEN = 500  # rows; as the loaders of sql/datasets have it

@@ -21,6 +21,9 @@ from vdx_udf.statements import split_statements
 _PARAMETER = re.compile(r"^-- parameter: (\w+)(?: = (\S*))?\s+(.+)$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^-- (rows|done|for each|end)(?:: (.+))?$", re.MULTILINE)
 
+# A block is what is read and stored at a time, which bounds memory and what a stop can lose.
+IN_BLOCKS = "max_threads = 4, max_block_size = 32, min_insert_block_size_rows = 1024, min_insert_block_size_bytes = 67108864"
+
 
 class LoadError(VdxError):
     """The data set cannot be loaded as asked."""
@@ -99,17 +102,33 @@ def keep_thumbnails(session: Session, dataset: str, side: int) -> None:
     images = "current_images WHERE {dataset:String} = '' OR dataset = {dataset:String}"
     done = f"SELECT count() FROM {of_side}"
     ((total,),) = session.query(f"SELECT ({done}) + uniqExactIf(content_hash, NOT {among}) FROM {images}").result_rows
-    # A block is what is read and stored at a time, which bounds memory and what a stop can lose.
     session.run(
         "INSERT INTO thumbnails SELECT * FROM missing_thumbnails_of(dataset = {dataset:String}, side = {side:UInt16})"
-        " SETTINGS max_threads = 4, max_block_size = 32, min_insert_block_size_rows = 1024,"
-        " min_insert_block_size_bytes = 67108864",
+        f" SETTINGS {IN_BLOCKS}",
         done,
         total,
     )
     session.run(
         f"SELECT count() AS images, countIf({among}) AS thumbnails,"
         f" if(images = thumbnails, '', encoder_info()['try_thumbnail.last_error']) AS reason FROM {images}"
+    )
+
+
+def keep_facts(session: Session, dataset: str) -> None:
+    """Measures the pictures of a data set ('': all) that are not measured yet; prints of how many images it kept what."""
+    session.parameters = {"dataset": dataset}
+    among = "vdx_picture_key(source, content_hash) GLOBAL IN (SELECT content_hash FROM picture_facts)"
+    images = "current_images WHERE {dataset:String} = '' OR dataset = {dataset:String}"
+    done = "SELECT count() FROM picture_facts"
+    ((total,),) = session.query(f"SELECT ({done}) + uniqExactIf(content_hash, NOT {among}) FROM {images}").result_rows
+    session.run(
+        f"INSERT INTO picture_facts SELECT * FROM missing_picture_facts(dataset = {{dataset:String}}) SETTINGS {IN_BLOCKS}",
+        done,
+        total,
+    )
+    session.run(
+        f"SELECT count() AS images, countIf({among}) AS measured,"
+        f" if(images = measured, '', encoder_info()['vdx_picture_facts.last_error']) AS reason FROM {images}"
     )
 
 

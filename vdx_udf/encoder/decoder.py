@@ -65,6 +65,7 @@ class DecoderPool:
         image = Image.frombytes(known["mode"], tuple(known["size"]), pixels)
         if known["palette"]:
             image.putpalette(bytes.fromhex(known["palette"]), known["palette_mode"])
+        image.info["file"] = known["file"]
         return image
 
     def _taken(self) -> subprocess.Popen:
@@ -161,6 +162,6 @@ def _parts(image: Image.Image) -> Sequence[bytes]:
     palette = image.palette if image.mode in ("P", "PA") else None
     known = {
         "mode": image.mode, "size": image.size, "palette": palette.palette.hex() if palette else "",
-        "palette_mode": palette.mode if palette else "",
+        "palette_mode": palette.mode if palette else "", "file": image.info["file"],
     }  # fmt: skip
     return [json.dumps(known).encode(), image.tobytes()]

@@ -89,7 +89,7 @@ def opened(content: bytes, side: int, is_thumbnail: bool = False) -> Opened:
 
 
 def decoded(picture: Opened) -> Image.Image:
-    """The second half: the picture of `decode`, or thumbnails.reduced."""
+    """The second half: the picture of `decode`, or thumbnails.reduced; `info["file"]` is what `_file` gives."""
     if not picture.is_quick:
         return _elsewhere.decode(picture.content, picture.side, picture.is_thumbnail)
     image = _load(picture.content, picture.image)
@@ -118,6 +118,7 @@ def _open(content: bytes, side: int, is_thumbnail: bool) -> tuple[Image.Image, i
         if not is_thumbnail and max(image.size) > settings.MAX_ASPECT * min(image.size):
             raise ImageError(f"a picture of {_size(image)}: its sides may be at most 1 to {settings.MAX_ASPECT}")
         if side and image.format in ("JPEG", "MPO"):
+            image.info["whole"] = image.size
             image.draft(None, fitted(image.size, side) if is_thumbnail else (side, side))
         return image, found
 
@@ -145,6 +146,7 @@ def _load(content: bytes, image: Image.Image) -> Image.Image:
         tags, wide = dict(getattr(image, "tag_v2", {})), samples.wide_mode(image)
         image.load()
         turned = _UPRIGHT.get(_orientation(image))
+        file = _file(image, tags)
         if wide and samples.is_dark(image):
             lower = _identified(content)
             samples.take_low_bytes(lower)
@@ -154,12 +156,30 @@ def _load(content: bytes, image: Image.Image) -> Image.Image:
             image = samples.to_8_bits(image, tags)
         if image.mode in ("La", "RGBa"):  # nothing else converts these
             image = image.convert(image.mode.upper())
-        return image if turned is None else image.transpose(turned)
+        upright = image if turned is None else image.transpose(turned)
+        upright.info["file"] = file
+        return upright
+
+
+def _file(image: Image.Image, tags: dict) -> dict:
+    """What the file says of a picture that was just loaded: its size, whole and upright, its format and its orientation."""
+    lies = _orientation(image)
+    width, height = image.info.get("whole", image.size)
+    if lies in range(5, 9):
+        width, height = height, width
+    # Pillow has turned a TIFF by then, and pillow-heif its pictures.
+    orientation = tags.get(_ORIENTATION) or image.info.get("original_orientation") or lies
+    return {
+        "width": width, "height": height, "format": image.format or "",
+        "orientation": orientation if orientation in range(1, 9) else 1,
+    }  # fmt: skip
 
 
 def _reduced(content: bytes, image: Image.Image, side: int) -> Image.Image:
     with _as_image_errors(content):
-        return reduced(image, side, image.info.get("icc_profile") or png_profile(content))
+        small = reduced(image, side, image.info.get("icc_profile") or png_profile(content))
+        small.info["file"] = image.info["file"]
+        return small
 
 
 def _orientation(image: Image.Image) -> int:

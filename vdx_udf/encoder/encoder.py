@@ -24,7 +24,7 @@ from vdx_udf.encoder.fair_queue import IMAGE, TEXT, FairQueue
 from vdx_udf.encoder.image import ImageSource
 from vdx_udf.encoder.ledger import Cache, Ledger
 from vdx_udf.encoder.tickets import Entry, Ticket
-from vdx_udf.encoder.ways import PicturePools, PictureWay, TextWay, ThumbnailWay, picture_error
+from vdx_udf.encoder.ways import PicturePools, PictureWay, SmallWay, TextWay, picture_error
 
 log = logging.getLogger("vdx")
 
@@ -48,7 +48,7 @@ class Encoder:
         jpeg_side = jpeg_scale * max(model.preprocess.size)
         pictures = PictureWay(model, self.pools, jpeg_side, self.ledger, self._queue, self.counters.add)
         self._ways = {TEXT: TextWay(model, self.ledger, self._queue), IMAGE: pictures}
-        self._thumbnails = ThumbnailWay(self.pools, self.ledger)
+        self._small = SmallWay(self.pools, self.ledger)
         self._label_sets = Cache(settings.LABEL_SETS)
         self._label_lock = threading.Lock()
         self._started = time.monotonic()
@@ -74,7 +74,17 @@ class Encoder:
         ticket, entries = self.ledger.enter("", [value for value, _ in place], [None] * len(place), row_of)
         with self._answered(entries):
             for entry, (_, side) in zip(entries, place, strict=True):
-                self._thumbnails.send(client, entry, side)
+                self._small.thumbnail(client, entry, side)
+        return ticket
+
+    def submit_facts(self, client: Hashable, values: list[bytes]) -> Ticket:
+        """A ticket for facts of pictures given as bytes, path or URL, and for what went wrong with each."""
+        place: dict[bytes, int] = {}
+        row_of = [place.setdefault(value, len(place)) for value in values]
+        ticket, entries = self.ledger.enter("", list(place), [None] * len(place), row_of)
+        with self._answered(entries):
+            for entry in entries:
+                self._small.facts(client, entry)
         return ticket
 
     def _submit(self, client: Hashable, kind: str, values: list[bytes]) -> Ticket:

@@ -16,6 +16,7 @@ from vdx_udf import contract, settings
 from vdx_udf.encoder import native
 from vdx_udf.encoder.decoding import check
 from vdx_udf.encoder.encoder import Encoder
+from vdx_udf.encoder.facts import NO_FACTS, Facts
 from vdx_udf.encoder.fair_queue import TEXT
 from vdx_udf.encoder.image import ImageError, shortened
 from vdx_udf.encoder.kmeans import kmeans
@@ -78,6 +79,13 @@ def thumbnail(context: Context, stream: native.Stream, rows: int) -> Answers:
 
 def try_thumbnail(context: Context, stream: native.Stream, rows: int) -> Answers:
     return _thumbnails(context, stream, rows, partial(_thumbnails_and_errors, context))
+
+
+def vdx_picture_facts(context: Context, stream: native.Stream, rows: int) -> Answers:
+    native.read_column_header(stream, native.String())
+    for images in _chunks(stream, rows, settings.CHUNK_IMAGES, lambda value: False):
+        ticket = context.encoder.submit_facts(context.client, images)
+        yield len(images), context.answer(ticket, partial(_facts_and_errors, context))
 
 
 def classify(context: Context, stream: native.Stream, rows: int) -> Answers:
@@ -145,6 +153,7 @@ HANDLERS = {
         try_encode_image,
         thumbnail,
         try_thumbnail,
+        vdx_picture_facts,
         classify,
         classify_image,
         vdx_near,
@@ -208,6 +217,16 @@ def _outcomes(context: Context, ticket: Ticket) -> tuple[list, list[bytes]]:
 def _thumbnails_and_errors(context: Context, ticket: Ticket) -> tuple[list[bytes], list[bytes]]:
     outcomes, errors = _outcomes(context, ticket)
     return [b"" if error else outcome for outcome, error in zip(outcomes, errors, strict=True)], errors
+
+
+def _facts_and_errors(context: Context, ticket: Ticket) -> tuple:
+    """The columns of contract's vdx_picture_facts; of a picture without facts zeros and ''."""
+    outcomes, errors = _outcomes(context, ticket)
+    rows = [NO_FACTS if error else outcome for outcome, error in zip(outcomes, errors, strict=True)]
+    columns = Facts(*zip(*rows, strict=True))._asdict() | {"format": [row.format.encode() for row in rows]}
+    kinds = {"width": np.uint32, "height": np.uint32, "orientation": np.uint8}
+    numbers = [c if name == "format" else np.array(c, kinds.get(name, np.float32)) for name, c in columns.items()]
+    return (*numbers, errors)
 
 
 def _vectors_and_errors(context: Context, ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:

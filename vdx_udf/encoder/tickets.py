@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vdx_udf.encoder.facts import Facts
 from vdx_udf.encoder.image import shortened
 
 
@@ -14,7 +15,7 @@ class EncodeError(ValueError):
 
 
 class Entry:
-    """One distinct input: `value` becomes its unit vector, float32 (dimension,), its thumbnail, or the reason why it has none.
+    """One distinct input: `value` becomes its unit vector, float32 (dimension,), its thumbnail, its facts, or why it has none.
 
     `key` is None until a file or URL was read: then it may turn out to follow another entry with the same content.
     """
@@ -25,7 +26,7 @@ class Entry:
         self.key, self.payload = key, payload
         self.name = "" if payload is None else shortened(payload)
         self.queued = 0.0  # when it was ready for the model
-        self.value: np.ndarray | bytes | EncodeError | None = value
+        self.value: np.ndarray | bytes | Facts | EncodeError | None = value
         self.tickets: list[Ticket] = []
         self.followers: list[Entry] = []
 
@@ -50,7 +51,7 @@ class Ticket:
         if self.dropped:
             raise ConnectionAbortedError
 
-    def _values(self) -> list[np.ndarray | bytes]:
+    def _values(self) -> list[np.ndarray | bytes | Facts]:
         self._wait()
         for entry in self.entries:
             if isinstance(entry.value, EncodeError):
@@ -66,7 +67,7 @@ class Ticket:
         values = self._values()
         return [values[i] for i in self.row_of]
 
-    def outcomes(self) -> list[np.ndarray | bytes | str]:
+    def outcomes(self) -> list[np.ndarray | bytes | Facts | str]:
         """The rows' values or the reasons why there is none, once all are there; each row knows its own input."""
         self._wait()
         found = [str(e.value) if isinstance(e.value, EncodeError) else e.value for e in self.entries]

@@ -7,9 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+from PIL.Image import Image
+
 from vdx_udf import settings
 from vdx_udf.encoder.batch import described, each
 from vdx_udf.encoder.decoding import Opened, decoded, opened
+from vdx_udf.encoder.facts import measured
 from vdx_udf.encoder.fair_pool import FairPool
 from vdx_udf.encoder.fair_queue import IMAGE, TEXT, FairQueue
 from vdx_udf.encoder.image import ImageError, ImageSource, is_content
@@ -129,32 +132,38 @@ class PictureWay:
         self._queue.put(client, IMAGE, [entry])
 
 
-class ThumbnailWay:
-    """Pictures become small JPEGs, without the model; none is kept: that is a table's work."""
+class SmallWay:
+    """Pictures reduced become what `finish` makes of them, without the model; none is kept: that is a table's work."""
 
     def __init__(self, pools: PicturePools, ledger: Ledger):
         self._pools, self._ledger = pools, ledger
 
-    def send(self, client: Hashable, entry: Entry, side: int) -> None:
+    def thumbnail(self, client: Hashable, entry: Entry, side: int) -> None:
         least, most = settings.THUMBNAIL_SIDES
         if least <= side <= most:
-            self._pools.send(client, entry, self._take, partial(self._make, side))
+            self._send(client, entry, side, jpeg)
         else:
             reason = f"a thumbnail of {side} pixels: its longer side may have {least} to {most}"
             self._ledger.deliver([(entry, EncodeError(reason))])
+
+    def facts(self, client: Hashable, entry: Entry) -> None:
+        self._send(client, entry, settings.FACTS_SIDE, measured)
+
+    def _send(self, client: Hashable, entry: Entry, side: int, finish: Callable[[Image], Any]) -> None:
+        self._pools.send(client, entry, self._take, partial(self._make, side, finish))
 
     @staticmethod
     def _take(entry: Entry, content: bytes) -> bool:
         entry.payload = content
         return True
 
-    def _make(self, side: int, entry: Entry) -> None:
+    def _make(self, side: int, finish: Callable[[Image], Any], entry: Entry) -> None:
         if not entry.is_wanted():
             return
         picture = opened(entry.payload, side, is_thumbnail=True)
         with self._pools.decoding(picture):
             small = decoded(picture)
-        self._ledger.deliver([(entry, jpeg(small))])
+        self._ledger.deliver([(entry, finish(small))])
 
 
 def readable(text: bytes) -> str:

@@ -4,6 +4,7 @@ import { SqlError, log, run, select, signIn } from './sql.js';
 import * as statements from './statements.js';
 import { Concept } from './concept.js';
 import { Grid, nameOf } from './grid.js';
+import { Health } from './health.js';
 import { load } from './pictures.js';
 
 const SLOW = 3000; // milliseconds until a query counts as slow
@@ -95,6 +96,7 @@ const VIEWS = {
     statement: (view) => statements.mistakes($('dataset').value, view.attribute, count()),
     text: (row) => `${row.given}? ${row.suggested} ${number(row.suspicion, 2)}`, title: () => 'likely mistakes',
   },
+  health: { statement: (view) => statements.healthImages($('dataset').value, view.issue, count()), text: (row) => row.why, title: (view) => `odd: ${view.issue}` },
   outliers: { statement: (view) => statements.outliers($('dataset').value, view.order, count()), text: (row) => number(row[view.order]), title: (view) => `highest ${view.order}` },
 };
 
@@ -121,9 +123,10 @@ async function show(wanted) {
   const milliseconds = Math.round(performance.now() - began);
   $('said').textContent = `${kept.length} pictures ${title(wanted)}, ${milliseconds} ms`;
   $('empty').hidden = kept.length > 0;
-  if (!kept.length) $('empty').textContent = wanted.kind in { duplicates: 1, mistakes: 1 } ? 'None found.' : 'No picture matches: choose other filters, or another search.';
+  if (!kept.length) $('empty').textContent = wanted.kind in { duplicates: 1, mistakes: 1, health: 1 } ? 'None found.' : 'No picture matches: choose other filters, or another search.';
 }
 
+const health = new Health($('health-rows'), { work, show, say: (text) => { $('said').textContent = text; }, dataset: () => $('dataset').value });
 const grid = new Grid($('grid'), { onOpen: openDetails, onMark: (row, positive) => concept.mark(row.id, positive) });
 const concept = new Concept({ work, show, onMark: (id, mark) => grid.setMark(id, mark), onOpen: openDetails, suggest: suggestion });
 
@@ -225,6 +228,7 @@ $('attribute').addEventListener('change', () => {
 });
 $('dataset').addEventListener('change', async () => {
   pressCards();
+  if (!$('panel-health').hidden) health.read();
   await readAttributes();
   if (view) show(view);
 });
@@ -263,7 +267,21 @@ function card({ dataset, images, rejects, loaded_at: loadedAt, examples }) {
   inSight.observe(button);
   const item = document.createElement('li');
   item.append(button);
+  if (dataset) item.append(healthButton(dataset));
   return item;
+}
+
+function healthButton(dataset) {
+  const button = Object.assign(document.createElement('button'), { type: 'button', className: 'to-health', textContent: 'Health' });
+  button.setAttribute('aria-label', `Health of ${dataset}`);
+  button.addEventListener('click', () => {
+    if ($('dataset').value !== dataset) {
+      $('dataset').value = dataset;
+      $('dataset').dispatchEvent(new Event('change'));
+    }
+    openTab($('tab-health'));
+  });
+  return button;
 }
 
 function pressCards() {
@@ -373,6 +391,7 @@ function openTab(tab) {
     each.tabIndex = each === tab ? 0 : -1;
     $(each.getAttribute('aria-controls')).hidden = each !== tab;
   }
+  if (tab.id === 'tab-health') health.read();
 }
 
 for (const tab of tabs) {
@@ -397,7 +416,7 @@ async function openDetails(row) {
   $('details-facts').replaceChildren();
   $('details').showModal();
   await work('reading the picture', async () => {
-    const [known] = await select(statements.facts(row.id));
+    const [known = { source: row.source, error: row.text, attributes: '{}' }] = await select(statements.facts(row.id)); // of a reject
     const { attributes, ...plain } = known;
     const facts = [...Object.entries({ id: row.id, ...plain }), ...Object.entries(JSON.parse(attributes))].filter(([, value]) => value !== '');
     $('details-facts').replaceChildren(...facts.map(([name, value]) => {

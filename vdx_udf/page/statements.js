@@ -93,6 +93,12 @@ WHERE label = ${label}${only(filter)} ORDER BY probability DESC, id LIMIT ${k}`;
 const only = ({ dataset, attribute, value }) => sql`${dataset ? sql` AND dataset = ${dataset}` : sql``}${
   attribute ? sql` AND id IN (SELECT id FROM current_images WHERE attributes[${attribute}] = ${value})` : sql``}`;
 
+// Health of one data set or all of them ('')
+
+export const health = (dataset) => sql`SELECT issue, means, images, share, statement FROM health(dataset = ${dataset})`;
+export const healthImages = (dataset, issue, k) => sql`SELECT id, source, number, why
+FROM health_images(dataset = ${dataset}, issue = ${issue}, k = ${k})`;
+
 // Curation, over one data set or all of them ('')
 
 export const findDuplicates = (dataset, least) =>
