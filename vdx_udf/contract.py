@@ -98,8 +98,8 @@ FUNCTIONS = {
             "vdx_layout",
             (("vectors", VECTORS),),
             "Array(Tuple(x Float32, y Float32))",
-            "for unit vectors two coordinates each that keep neighbours together (UMAP), their mean 0; always the same for the same "
-            "vectors in the same order",
+            "for unit vectors two coordinates each that keep neighbours together (UMAP), their mean 0; always the same for the "
+            "same vectors in the same order",
         ),
         Function(
             "vdx_files",

@@ -78,7 +78,9 @@ def test_the_same_rows_lie_the_same_and_a_second_map_takes_the_first_ones_place(
     second = kept(fresh_tables)
     assert second.keys() == set(ids[1:])
     assert second != {id: first[id] for id in ids[1:]}
-    fresh_tables.command(f"INSERT INTO images (source, dataset, vector) SELECT source, dataset, -vector FROM images WHERE id = {ids[1]}")
+    fresh_tables.command(
+        f"INSERT INTO images (source, dataset, vector) SELECT source, dataset, arrayMap(x -> -x, vector) FROM images WHERE id = {ids[1]}"
+    )
     assert kept(fresh_tables).keys() == set(ids[2:])
     keep(fresh_tables, view="place_new")
     assert kept(fresh_tables).keys() == set(ids[1:])

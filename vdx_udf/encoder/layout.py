@@ -1,6 +1,6 @@
 """A map of vectors: two coordinates each that keep neighbours together, always the same for the same vectors in the same order.
 
-UMAP (McInnes, Healy, Melville 2018) with exact neighbours, and Adam (Kingma, Ba 2015) over all edges at once in place of one edge
+UMAP (McInnes, Healy, Melville 2018) with exact neighbours, and Adam (Kingma, Ba 2015) over all edges at once in place of one
 after another: products of arrays, where the package umap-learn needs a compiler. docs/map.md has both side by side.
 """
 
@@ -77,7 +77,7 @@ def _edges(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _memberships(distances: np.ndarray) -> np.ndarray:
-    """(N, k): how much each neighbour counts, 1 for the nearest; of each row the sum is the logarithm of k to base 2, where it can."""
+    """(N, k): how much each neighbour counts, 1 for the nearest; a row adds up to the logarithm of k to base 2 where it can."""
     beyond = distances - distances[:, :1]
     low, high, scale = np.zeros(len(distances)), np.full(len(distances), np.inf), np.ones(len(distances))
     wanted = np.log2(distances.shape[1])
