@@ -381,6 +381,7 @@ const map = new PictureMap({
 let mapOf = ''; // the data set that it shows
 
 async function showMap(compute) {
+  $('said').textContent = 'laying out the map…';
   await work('laying out the map', async () => {
     const dataset = $('dataset').value;
     const [colour, attribute] = [$('map-colour').value, $('map-attribute').value];
