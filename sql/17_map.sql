@@ -33,6 +33,7 @@ WITH
             SELECT avgForEach(vector) AS mean, arraySort(pair -> pair.1, groupArray((id, vector))).2 AS rows
             FROM (SELECT id, vector FROM map_sample(dataset = {dataset:String}) LIMIT 1000)
         )
+        WHERE notEmpty(mean) -- of no images there is no row
     ),
     -- Both components, one after the other in the state; each step multiplies by the covariance and takes the first out of the second.
     iterated AS
