@@ -54,9 +54,8 @@ SELECT {dataset:String} AS dataset, initialQueryID() AS map_id, id,
     toFloat32(dotProduct(vector, components[1]) - dotProduct(mean, components[1])) AS x,
     toFloat32(dotProduct(vector, components[2]) - dotProduct(mean, components[2])) AS y,
     false AS placed
-FROM current_images
-CROSS JOIN iterated
-WHERE {dataset:String} = '' OR dataset = {dataset:String};
+FROM (SELECT id, vector FROM current_images WHERE {dataset:String} = '' OR dataset = {dataset:String}) AS pictures
+CROSS JOIN iterated;
 
 -- map_points: positions that were computed, kept; current_map_points has those of the last map that still hold.
 -- Example: INSERT INTO map_points SELECT * FROM place_new(dataset = 'holiday')

@@ -88,6 +88,7 @@ def test_the_same_rows_lie_the_same_and_a_second_map_takes_the_first_ones_place(
 
 @pytest.mark.parametrize(("rows", "different"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (2, 1), (40, 1), (40, 2)])
 def test_next_to_nothing(fresh_tables, rows, different):
+    put(fresh_tables, unit(np.random.default_rng(2).standard_normal((9, 512))), "another data set")
     if rows:
         put(fresh_tables, unit(np.random.default_rng(1).standard_normal((different, 512)))[np.arange(rows) % different])
     for view in ("map_positions", "pca_positions"):
