@@ -24,7 +24,9 @@ def started(*arguments: str) -> Iterator[Any]:
         if program is None:
             raise NoBrowser(f"no browser: neither {', '.join(PROGRAMS)} nor Playwright's own is installed")
         # No sandbox: Chromium refuses to run as root with one, and it shows nothing but our own page.
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", *arguments])
+        # WebGL by the CPU.
+        options = ["--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", *arguments]
+        browser = driver.chromium.launch(executable_path=program, args=options)
         yield browser
         browser.close()
 

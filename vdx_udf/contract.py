@@ -107,6 +107,13 @@ FUNCTIONS = {
             "different vectors; for n = 0 of 4 to 40 the number with the greatest simplified silhouette",
         ),
         Function(
+            "vdx_layout",
+            (("vectors", VECTORS),),
+            "Array(Tuple(x Float32, y Float32))",
+            "for unit vectors two coordinates each that keep neighbours together (UMAP), their mean 0; always the same for the "
+            "same vectors in the same order",
+        ),
+        Function(
             "vdx_files",
             (("path", "String"),),
             "Array(Tuple(path String, size UInt64, error String))",

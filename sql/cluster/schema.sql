@@ -12,7 +12,7 @@ CREATE DATABASE IF NOT EXISTS vdx_shard ON CLUSTER '{cluster}';
 
 USE vdx;
 -- here: functions
--- here, the same rows on every node: schema_version labels classifiers prompt_templates kept_concepts near_pairs neighbours search_trials encoder_samples vocabulary kept_mistakes
+-- here, the same rows on every node: schema_version labels classifiers prompt_templates kept_concepts near_pairs neighbours search_trials encoder_samples vocabulary kept_mistakes map_points
 
 USE vdx_shard;
 -- classifiers: of all nodes, for the scores of new images.

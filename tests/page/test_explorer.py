@@ -1,5 +1,6 @@
 """The explorer page in a real browser, over the demo's data, through `vdx up`."""
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from matplotlib.path import Path as matplotlib_path
 from PIL import Image
 
 from tests import browser as browsers
@@ -384,6 +386,123 @@ def test_duplicates_mistakes_and_outliers(page, server):
     assert found == [int(row[0]) for row in ask(server, query)][: len(found)]
 
 
+def show_map(page, colour: str, attribute: str = "shape") -> None:
+    page.select_option("#map-colour", colour)
+    page.select_option("#map-attribute", attribute)
+    page.click("#map button[type=submit]")
+    until(page, "/^\\d+ points on the map$/.test(document.querySelector('#said').textContent)")
+
+
+def colours(page) -> set[tuple[int, ...]]:
+    """Those that at least 20 pixels of the map have."""
+    picture = Image.open(io.BytesIO(page.locator("#map-points").screenshot())).convert("RGB")
+    return {colour for count, colour in picture.getcolors(1 << 20) if count >= 20}
+
+
+def legend(page) -> list[tuple[str, tuple[int, ...]]]:
+    found = page.locator("#map-legend li").evaluate_all(
+        "all => all.map(li => [li.textContent, li.style.getPropertyValue('--shade')])"
+    )
+    return [(text, tuple(int(shade[at : at + 2], 16) for at in (1, 3, 5))) for text, shade in found]
+
+
+def test_the_map_shows_points_in_colours_and_a_lasso_takes_the_pictures_in_it(page, server):
+    page.click("#tab-map")
+    show_map(page, "attribute")
+    known = "SELECT id, x, y FROM current_map_points(dataset = '')"
+    points = {int(id): (x, y) for id, x, y in ask(server, known.replace("id,", "toString(id),"))}
+    assert f"{len(points)} points" in page.inner_text("#said")
+    ((images,),) = ask(server, "SELECT count() FROM current_images")
+    assert len(points) == int(images)
+    counts = ask(
+        server,
+        "SELECT attributes['shape'] AS shape, count() AS images FROM current_images WHERE shape != '' GROUP BY shape ORDER BY images DESC, shape",
+    )
+    shown_legend = legend(page)
+    assert [text for text, _ in shown_legend] == [f"{shape} ({count})" for shape, count in counts][: len(shown_legend)]
+    seen = colours(page)
+    assert all(any(np.abs(np.subtract(shade, each)).max() <= 4 for each in seen) for _, shade in shown_legend)
+    screenshot(page, "map")
+
+    places = np.array(list(points.values()))
+    low, high = places.min(axis=0), places.max(axis=0)
+    box = page.locator("#map-plane").bounding_box()
+    zoom = 0.92 * min((box["width"] - 2) / (high[0] - low[0]), (box["height"] - 2) / (high[1] - low[1]))
+    middle = np.median(places, axis=0) - (low + high) / 2
+    left, top = box["x"] + box["width"] / 2 + middle[0] * zoom, box["y"] + box["height"] / 2 - middle[1] * zoom
+    page.check("#map-lasso")
+    corners = [(-90, -40), (70, -60), (60, 80), (-50, 60)]
+    page.mouse.move(left + corners[0][0], top + corners[0][1])
+    page.mouse.down()
+    for right, down in corners[1:]:
+        page.mouse.move(left + right, top + down, steps=4)
+    page.mouse.up()
+    wait_for(page, "taken on the map")
+    statement = page.locator("#log-rows pre").evaluate_all("all => all.map(pre => pre.textContent)")
+    statement = next(text for text in statement if "pointInPolygon" in text)
+    corners = np.array(corners)[:, :2]
+    inside = matplotlib_path(corners).contains_points(
+        np.stack(
+            [(places[:, 0] - (low + high)[0] / 2 - middle[0]) * zoom, -(places[:, 1] - (low + high)[1] / 2 - middle[1]) * zoom],
+            1,
+        )
+    )
+    wanted = {id for id, within in zip(points, inside, strict=True) if within}
+    taken = {
+        int(row[0])
+        for row in ask(server, statement.replace("SELECT id,", "SELECT toString(id),", 1).replace("LIMIT 100", "LIMIT 10000"))
+    }
+    assert len(wanted) > 20
+    assert len(wanted ^ taken) <= 0.03 * len(wanted) + 2  # those on the line
+    assert set(shown(page)) <= taken
+    assert len(shown(page)) > 10
+
+
+def test_the_map_by_keys_its_thumbnails_and_marks(page, server):
+    page.click("#tab-map")
+    show_map(page, "none")
+    assert legend(page) == []
+    page.locator("#map-plane").focus()
+    for _ in range(8):
+        page.keyboard.press("+")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("0")
+    for _ in range(5):
+        page.keyboard.press("+")
+    until(
+        page,
+        "[...document.querySelectorAll('#map-thumbs img')].filter(img => img.naturalWidth).length > 0 || !document.querySelector('#map-in').click()",
+    )
+    screenshot(page, "map-near")
+    page.locator("#map-plane").focus()
+    page.keyboard.press("Enter")
+    wait_for(page, "taken on the map")
+    number = int(re.match(r"\d+", page.inner_text("#said"))[0])
+    page.click("#map-yes")
+    until(page, "document.querySelector('#message').textContent.includes('Start or choose a concept first')")
+    page.fill("#concept-prompt", "on the map")
+    page.press("#concept-prompt", "Enter")
+    wait_for(page, "best of “on the map”")
+    page.click("#map-yes")
+    until(
+        page,
+        "document.querySelector('#concept-state').textContent.includes(' yes, 0 no') && !document.querySelector('#concept-state').textContent.includes(' 0 yes')",
+    )
+    ((marked,),) = ask(server, "SELECT count() FROM current_labels WHERE concept = 'on the map' AND positive")
+    assert min(int(marked), 100) == number
+    for colour in ("marks", "score", "cluster", "suspicion"):
+        show_map(page, colour, "label")
+        assert page.is_hidden("#message"), page.inner_text("#message")
+        assert len(colours(page)) > 1, colour
+
+
+def test_without_webgl_the_map_says_so(page):
+    page.evaluate("HTMLCanvasElement.prototype.getContext = () => null")
+    page.click("#tab-map")
+    page.click("#map button[type=submit]")
+    until(page, "document.querySelector('#message').textContent.includes('no WebGL')")
+
+
 def test_the_grid_keeps_few_elements_and_reaches_the_last_picture(page, server):
     page.select_option("#count", "10000")
     search(page, "a circle")
@@ -547,6 +666,11 @@ def test_accessibility(browser, server, device):
         for tab in page.get_by_role("tab").all():
             tab.click()
             found = axe.Axe().run(page).response["violations"]
+            if tab.get_attribute("id") == "tab-map":
+                show_map(page, "attribute")
+                found += axe.Axe().run(page).response["violations"]
+                if device == "phone":
+                    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             serious = [v for v in found if v["impact"] in ("serious", "critical")]
             assert not serious, json.dumps([(v["id"], v["nodes"][0]["html"]) for v in serious])
         page.click("#help-open")

@@ -197,6 +197,7 @@ COLUMNS = {
     "kept_scores": "concept image_id round probability",
     "near_pairs": "dataset first_id second_id cosine",
     "neighbours": "dataset id neighbour_id cosine",
+    "map_points": "dataset map_id id x y placed",
     "thumbnails": "content_hash side bytes",
     "kept_mistakes": "dataset attribute id given suggested suspicion",
     "picture_facts": "content_hash width height format orientation brightness darkest brightest sharpness entropy colourfulness",

@@ -20,6 +20,7 @@ from vdx_udf.encoder.facts import NO_FACTS, Facts
 from vdx_udf.encoder.fair_queue import TEXT
 from vdx_udf.encoder.image import ImageError, shortened
 from vdx_udf.encoder.kmeans import kmeans
+from vdx_udf.encoder.layout import layout
 from vdx_udf.encoder.near import near
 from vdx_udf.encoder.tickets import EncodeError, Ticket
 
@@ -121,6 +122,12 @@ def vdx_kmeans(context: Context, stream: native.Stream, rows: int) -> Answers:
         yield 1, partial(_centres, _matrix(vectors, row), int(numbers[row]))
 
 
+def vdx_layout(context: Context, stream: native.Stream, rows: int) -> Answers:
+    vectors = _column(stream, contract.VECTORS, rows)
+    for row in range(rows):
+        yield 1, partial(_positions, _matrix(vectors, row))
+
+
 def vdx_files(context: Context, stream: native.Stream, rows: int) -> Answers:
     for place in _column(stream, "String", rows):
         yield 1, partial(_files, context, place)
@@ -158,6 +165,7 @@ HANDLERS = {
         classify_image,
         vdx_near,
         vdx_kmeans,
+        vdx_layout,
         vdx_files,
         vdx_read,
         vdx_check_weights,
@@ -258,6 +266,11 @@ def _near(left: np.ndarray, right: np.ndarray, k: int, least: float) -> native.R
 def _centres(vectors: np.ndarray, number: int) -> native.Ragged:
     centres = kmeans(vectors, number)
     return native.Ragged(np.array([len(centres)], np.uint64), native.Ragged.of_matrix(centres))
+
+
+def _positions(vectors: np.ndarray) -> native.Ragged:
+    points = layout(vectors)
+    return native.Ragged(np.array([len(points)], np.uint64), (points[:, 0], points[:, 1]))
 
 
 def _files(context: Context, place: bytes) -> native.Ragged:

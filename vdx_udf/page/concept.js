@@ -86,6 +86,15 @@ export class Concept {
     });
   }
 
+  /** Marks many pictures by one statement, which `statement(name)` gives. It cannot be undone but by marking them again. */
+  markAll(statement) {
+    return this.#inTurn('marking', async () => {
+      if (!this.name) throw new Error('Start or choose a concept first: marks belong to one.');
+      await run(statement(this.name));
+      await this.#open(this.name);
+    });
+  }
+
   showBest() {
     return this.show({ kind: 'best', concept: this.name });
   }

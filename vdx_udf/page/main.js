@@ -5,6 +5,7 @@ import * as statements from './statements.js';
 import { Concept } from './concept.js';
 import { Grid, nameOf } from './grid.js';
 import { Health } from './health.js';
+import { PictureMap } from './map.js';
 import { load } from './pictures.js';
 
 const SLOW = 3000; // milliseconds until a query counts as slow
@@ -98,6 +99,7 @@ const VIEWS = {
   },
   health: { statement: (view) => statements.healthImages($('dataset').value, view.issue, count()), text: (row) => row.why, title: (view) => `odd: ${view.issue}` },
   outliers: { statement: (view) => statements.outliers($('dataset').value, view.order, count()), text: (row) => number(row[view.order]), title: (view) => `highest ${view.order}` },
+  lasso: { statement: (view) => statements.withinMap(view.dataset, view.polygon, count()), text: (row) => nameOf(row.source), title: () => 'taken on the map' },
 };
 
 let view = null;
@@ -209,6 +211,8 @@ async function readAttributes() {
     values.set(attribute, [...(values.get(attribute) ?? []), new Option(`${value} (${images})`, value)]);
   }
   const checked = $('mistake-attribute').value || 'label';
+  const coloured = $('map-attribute').value;
+  $('map-attribute').replaceChildren(...[...values.keys()].map((name) => new Option(name, name, false, name === coloured)));
   $('attribute').replaceChildren(new Option('any', ''), ...[...values.keys()].map((name) => new Option(name, name, false, name === chosen.attribute)));
   $('mistake-attribute').replaceChildren(...[...values.keys()].map((name) => new Option(name, name, false, name === checked)));
   fillValues(chosen.value);
@@ -380,6 +384,48 @@ $('outliers').addEventListener('submit', async (event) => {
     await show({ kind: 'outliers', order: $('outlier-order').value });
   });
 });
+
+// The map
+
+let taken = null; // {dataset, polygon}
+const map = new PictureMap({
+  onOpen: openDetails,
+  onLasso: (polygon) => {
+    taken = { dataset: mapOf, polygon };
+    for (const id of ['map-yes', 'map-no']) $(id).disabled = false;
+    show({ kind: 'lasso', ...taken });
+  },
+});
+let mapOf = ''; // the data set that it shows
+
+async function showMap(compute) {
+  $('said').textContent = 'laying out the map…';
+  await work('laying out the map', async () => {
+    const dataset = $('dataset').value;
+    const [colour, attribute] = [$('map-colour').value, $('map-attribute').value];
+    if (['marks', 'score'].includes(colour) && !concept.name) throw new Error('Start or choose a concept first: the colour is its.');
+    if (['attribute', 'suspicion'].includes(colour) && !attribute) throw new Error('No picture has attributes: choose another colour.');
+    const [{ points }] = await select(statements.mapKnown(dataset));
+    if (compute || points === '0') await run(statements.computeMap(dataset, $('map-method').value));
+    const [{ missing }] = await select(statements.mapKnown(dataset));
+    if (missing !== '0') await run(statements.placeNew(dataset));
+    if (colour === 'suspicion') await needNeighbours();
+    const rows = await select(statements.mapPoints(colour, { dataset, attribute, concept: concept.name }));
+    $('map-shown').hidden = false;
+    mapOf = dataset;
+    map.show(rows, ['score', 'suspicion'].includes(colour));
+    $('said').textContent = `${plural(rows.length, 'point')} on the map`;
+  });
+}
+
+$('map').addEventListener('submit', (event) => {
+  event.preventDefault();
+  showMap(false);
+});
+$('map-compute').addEventListener('click', () => showMap(true));
+for (const [id, positive] of [['map-yes', true], ['map-no', false]]) {
+  $(id).addEventListener('click', () => concept.markAll((name) => statements.labelWithin(name, taken.dataset, taken.polygon, positive)));
+}
 
 // Tabs
 

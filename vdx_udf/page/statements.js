@@ -113,3 +113,31 @@ export const mistakes = (dataset, attribute, k) => sql`SELECT id, source, given,
 FROM likely_mistakes(dataset = ${dataset}, attribute = ${attribute}) WHERE suspicion > 0.5 ORDER BY suspicion DESC, id LIMIT ${k}`;
 export const outliers = (dataset, order, k) => sql`SELECT id, source, uniqueness, representativeness
 FROM uniqueness(dataset = ${dataset}) ORDER BY ${new Sql(order)} DESC, id LIMIT ${k}`;
+
+// The map of one data set or of all of them ('')
+
+export const mapKnown = (dataset) => sql`SELECT count() AS points, (SELECT count() FROM current_images WHERE ${dataset} = '' OR dataset = ${dataset}) - points AS missing
+FROM current_map_points(dataset = ${dataset})`;
+export const computeMap = (dataset, view) => sql`INSERT INTO map_points SELECT * FROM ${new Sql(view)}(dataset = ${dataset})`;
+export const placeNew = (dataset) => sql`INSERT INTO map_points SELECT * FROM place_new(dataset = ${dataset})`;
+/** What each kind of colour is; those that another view knows are joined. */
+const colours = {
+  cluster: ({ dataset }) => sql`SELECT id, toString(cluster) AS colour FROM cluster_members(dataset = ${dataset}, n = 0)`,
+  marks: ({ concept }) => sql`SELECT image_id AS id, if(positive, 'yes', 'no') AS colour FROM current_labels WHERE concept = ${concept}`,
+  score: ({ concept }) => sql`SELECT id, toString(probability) AS colour FROM scores(concept = ${concept})`,
+  suspicion: ({ dataset, attribute }) => sql`SELECT id, toString(suspicion) AS colour FROM likely_mistakes(dataset = ${dataset}, attribute = ${attribute})`,
+};
+export const mapPoints = (kind, of) => sql`SELECT points.id AS id, points.x AS x, points.y AS y, pictures.source AS source, ${
+  kind === 'attribute' ? sql`pictures.attributes[${of.attribute}]` : kind === 'none' ? sql`''` : sql`coloured.colour`} AS colour
+FROM current_map_points(dataset = ${of.dataset}) AS points
+INNER JOIN (SELECT id, source, attributes FROM current_images) AS pictures ON pictures.id = points.id${
+  kind in colours ? sql`
+LEFT JOIN (${colours[kind](of)}) AS coloured ON coloured.id = points.id` : sql``}
+ORDER BY id`;
+const within = (dataset, polygon) => sql`SELECT id FROM current_map_points(dataset = ${dataset})
+    WHERE pointInPolygon((x, y), [${new Sql(polygon.map(([x, y]) => `(${x.toFixed(4)}, ${y.toFixed(4)})`).join(', '))}])`;
+export const withinMap = (dataset, polygon, k) => sql`SELECT id, source, dataset FROM current_images
+WHERE id IN (${within(dataset, polygon)})
+ORDER BY id LIMIT ${k}`;
+export const labelWithin = (concept, dataset, polygon, positive) => sql`INSERT INTO labels (concept, image_id, positive)
+SELECT ${concept}, id, ${positive} FROM (${within(dataset, polygon)})`;
