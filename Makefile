@@ -11,7 +11,7 @@ TESTABLE = .venv/.testable
 COMPARABLE = .venv/.comparable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-thumbnails bench-mistakes bench-clusters bench-shards lock audit tiny clean
+.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-thumbnails bench-mistakes bench-clusters bench-health bench-shards lock audit tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -77,6 +77,9 @@ bench-mistakes: $(COMPARABLE)  ## measure how wrong labels are found beside clea
 
 bench-clusters: $(TESTABLE)  ## measure clusters against known labels, beside scikit-learn (2 minutes); DATA=rows.parquet for another set beside
 	.venv/bin/python -m tests.benchmarks.clusters $(if $(DATA),--data $(DATA))
+
+bench-health: $(COMPARABLE)  ## measure what is odd about photographs beside cleanvision (1 minute)
+	.venv/bin/python -m tests.benchmarks.health
 
 bench-explorer: $(TESTABLE)  ## measure the explorer page in a browser over 25,000 pictures (5 minutes)
 	.venv/bin/python -m tests.benchmarks.explorer
