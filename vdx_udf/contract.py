@@ -16,6 +16,11 @@ class Function:
     returns: str
     meaning: str
     deterministic: bool = True
+    long: bool = False  # whether one row may take minutes, in silence
+
+    def pool(self) -> dict[str, int | str]:
+        """How ClickHouse is to keep its workers, as settings.POOL."""
+        return settings.POOL | ({"command_read_timeout": settings.LONG_READ_TIMEOUT} if self.long else {})
 
     @property
     def signature(self) -> str:
@@ -105,6 +110,7 @@ FUNCTIONS = {
             VECTORS,
             "for unit vectors the unit centres of n clusters by cosine, the largest first; fewer where there are fewer "
             "different vectors; for n = 0 of 4 to 40 the number with the greatest simplified silhouette",
+            long=True,
         ),
         Function(
             "vdx_layout",
@@ -112,6 +118,7 @@ FUNCTIONS = {
             "Array(Tuple(x Float32, y Float32))",
             "for unit vectors two coordinates each that keep neighbours together (UMAP), their mean 0; always the same for the "
             "same vectors in the same order",
+            long=True,
         ),
         Function(
             "vdx_files",

@@ -330,7 +330,9 @@ def test_the_committed_xml_says_what_contract_and_settings_say(function):
     assert path.read_text() == functions_xml.render(function), "run python -m vdx_udf.installer.functions_xml"
     entry = ElementTree.parse(path).getroot().find("function")
     assert [(a.findtext("name"), a.findtext("type")) for a in entry.findall("argument")] == list(function.arguments)
-    assert {name: entry.findtext(name) for name in settings.POOL} == {name: str(value) for name, value in settings.POOL.items()}
+    assert {name: entry.findtext(name) for name in settings.POOL} == {
+        name: str(value) for name, value in function.pool().items()
+    }
     assert settings.POOL["command_read_timeout"] > 1000 * settings.START_SECONDS
 
 

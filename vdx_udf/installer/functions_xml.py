@@ -28,7 +28,7 @@ WHY = {
 def render(function: contract.Function) -> str:
     """The XML file of one function."""
     pool = "".join(
-        f"        <!-- {escape(WHY[name])} -->\n        <{name}>{value}</{name}>\n" for name, value in settings.POOL.items()
+        f"        <!-- {escape(WHY[name])} -->\n        <{name}>{value}</{name}>\n" for name, value in function.pool().items()
     )
     arguments = "".join(
         f"        <argument>\n            <type>{kind}</type>\n            <name>{name}</name>\n        </argument>\n"
