@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from vdx_udf.installer.layout import Layout
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 ENGINES = ("embedded", "server", "docker")
+# A shell that starts the tests in the background has them ignore Ctrl-C, and with them what they start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
