@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vdx_udf.encoder.decoding import decode, decode_here
 from vdx_udf.encoder.image import ImageError
@@ -73,7 +74,7 @@ class Questions:
     def _pictures(self, client: Any, clip: Any, folder: Path, rng: np.random.Generator) -> None:
         """Every tenth is none."""
         vectors, lines = np.zeros((PICTURES, 512), np.float32), []
-        thumbnails = [""] * PICTURES
+        thumbnails, brightness = [""] * PICTURES, [0.0] * PICTURES
         for number in range(PICTURES):
             path = folder / f"{number:04}.{'png' if number % 2 else 'jpg'}"
             if number % 10 == 9:
@@ -84,18 +85,21 @@ class Questions:
                     vectors[number] = clip.encode_images([clip.pixels(decode(path.read_bytes()))])[0]
                     small = decode_here(path.read_bytes(), SIDE, is_thumbnail=True)
                     thumbnails[number] = sha256(jpeg(small)).hexdigest()
+                    with Image.open(path) as image:  # small enough that it is measured as it is
+                        channels = np.asarray(image.convert("RGB"), float) ** 2
+                    brightness[number] = np.sqrt(channels @ (0.241, 0.691, 0.068)).mean() / 255
                 except ImageError as error:
                     raise AssertionError(path) from error
-            lines.append(f"{path}\t{thumbnails[number]}")
+            lines.append(f"{path}\t{thumbnails[number]}\t{brightness[number]}")
         assert len(set(thumbnails)) == PICTURES * 9 // 10 + 1, "a shifted thumbnail would not show"
         good = vectors[[n for n in range(PICTURES) if n % 10 != 9]]
         assert np.linalg.norm(good[1:] - good[:-1], axis=1).min() > 30 * TOLERANCE, "a shifted row would not show"
         np.save(folder / "pictures.npy", vectors)
         (folder / "pictures.tsv").write_text("\n".join(lines))
-        source = f"SELECT path, thumbnail FROM file('{folder}/pictures.tsv', TSV, 'path String, thumbnail String')"
+        source = f"SELECT * FROM file('{folder}/pictures.tsv', TSV, 'path String, thumbnail String, brightness Float64')"
         _table(client, "torture_paths", source, folder / "pictures.npy")
         client.command(
-            "CREATE TABLE torture_pictures ENGINE = Memory AS SELECT k, path, thumbnail, expected, bytes FROM torture_paths INNER JOIN"
+            "CREATE TABLE torture_pictures ENGINE = Memory AS SELECT k, path, thumbnail, brightness, expected, bytes FROM torture_paths INNER JOIN"
             f" (SELECT _path AS path, raw_blob AS bytes FROM file('{folder}/*.{{png,jpg}}', RawBLOB)) AS files USING (path) ORDER BY k"
         )
 
@@ -200,6 +204,16 @@ class Questions:
             {*range(rows)},
         )
 
+    def _vdx_picture_facts(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        rows = min(rows, PICTURES)
+        value = f"vdx_picture_facts({'bytes' if salt % 2 else 'path'})"
+        return (
+            f"SELECT k, multiIf(facts.width = 0 AND notEmpty(facts.error), if(k % 10 = 9, 0, {REFUSED}),"
+            " facts.format = if(k % 2, 'PNG', 'JPEG'), abs(facts.brightness - brightness), 1)"
+            f" FROM (SELECT k, brightness, {value} AS facts FROM (SELECT * FROM torture_pictures WHERE k < {rows} LIMIT {PICTURES}))",
+            {*range(rows)},
+        )
+
     def _classify(self, rows: int, salt: int) -> tuple[str, set[int]]:
         rows = min(rows, VECTORS)
         return (
@@ -222,6 +236,26 @@ class Questions:
             f"SELECT toUInt32(pair.1 - 1), if(pair.1 = pair.2, abs(pair.3 - 1), 1) FROM (SELECT arrayJoin(vdx_near("
             f"(SELECT groupArray(vector) FROM (SELECT vector FROM torture_vectors ORDER BY k LIMIT {rows})), (SELECT groupArray(vector)"
             f" FROM (SELECT vector FROM torture_vectors ORDER BY k LIMIT {rows})), 1::UInt32, {0.3 + salt % 1000 / 1e4}::Float32)) AS pair)",
+            {*range(rows)},
+        )
+
+    def _vdx_kmeans(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        """As many clusters as vectors: each is a centre."""
+        rows = min(rows, 30)
+        return (
+            "SELECT k, arrayMin(arrayMap(centre -> L2Distance(centre, vector), centres)) FROM torture_vectors CROSS JOIN"
+            f" (SELECT vdx_kmeans(groupArray(vector), {rows}::UInt32) AS centres FROM (SELECT vector FROM torture_vectors ORDER BY k LIMIT {rows}))"
+            f" AS found WHERE k < {rows}",
+            {*range(rows)},
+        )
+
+    def _vdx_layout(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        """Of three vectors, which lie in a plane, the map keeps the distances."""
+        rows = min(rows, VECTORS)
+        return (
+            "SELECT k, abs(L2Distance([points[1].1, points[1].2], [points[-1].1, points[-1].2]) - L2Distance(three[1], three[-1]))"
+            " FROM (SELECT k, three, vdx_layout(three) AS points FROM (SELECT k, groupArray(vector)"
+            f" OVER (ORDER BY k ROWS BETWEEN CURRENT ROW AND 2 FOLLOWING) AS three FROM torture_vectors WHERE k < {rows}))",
             {*range(rows)},
         )
 
