@@ -3,7 +3,7 @@
 import { run, select, selectText } from './sql.js';
 import * as statements from './statements.js';
 import { nameOf } from './grid.js';
-import { load } from './pictures.js';
+import { load } from './thumbnails.js';
 import { precisionPlot, scorePlot } from './plots.js';
 
 const TOP = 100; // of the ranking, that "what moved" compares

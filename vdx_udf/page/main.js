@@ -7,6 +7,7 @@ import { Grid, nameOf } from './grid.js';
 import { Health } from './health.js';
 import { PictureMap } from './map.js';
 import { load } from './pictures.js';
+import { load as loadThumbnail } from './thumbnails.js';
 
 const SLOW = 3000; // milliseconds until a query counts as slow
 const LABELS_A_ROUND = 30;
@@ -265,7 +266,7 @@ function card({ dataset, images, rejects, loaded_at: loadedAt, examples }) {
   button.addEventListener('insight', () => {
     for (const [id, source] of JSON.parse(examples)) {
       const picture = Object.assign(new Image(), { alt: '', decoding: 'async' });
-      load({ id, source }).then((url) => { picture.src = url; strip.append(picture); }, () => {}); // one that cannot be read has no place here
+      loadThumbnail({ id, source }).then((url) => { picture.src = url; strip.append(picture); }, () => {}); // one that cannot be read has no place here
     }
   });
   inSight.observe(button);
