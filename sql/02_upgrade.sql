@@ -28,6 +28,5 @@ WHERE newest > rejected_at AND 2 NOT IN (SELECT version FROM schema_version);
 INSERT INTO superseded_images SELECT id, loaded_at FROM superseded WHERE 2 NOT IN (SELECT version FROM schema_version);
 
 -- 3: thumbnails, a table of its own in 02_tables.sql.
-
 -- 4: picture_facts and kept_mistakes, likewise.
 INSERT INTO schema_version (version) SELECT arrayJoin([1, 2, 3, 4]) AS done WHERE done NOT IN (SELECT version FROM schema_version);
