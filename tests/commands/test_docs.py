@@ -46,7 +46,11 @@ def gallery(fresh_tables, clip):
     vectors = np.asarray(clip.encode_images([clip.pixels(draw(picture)) for picture in pictures]))
     known = [attributes(picture) for picture in pictures]
     put(fresh_tables, vectors, "demo", [{"label": each["objects"], **each} for each in known], "vdx-tiny")
-    return fresh_tables
+    yield fresh_tables
+    # What pages show of changing the table is for this one's rows alone.
+    fresh_tables.command("TRUNCATE TABLE images")
+    fresh_tables.command("ALTER TABLE images DROP INDEX IF EXISTS words SETTINGS mutations_sync = 2")
+    fresh_tables.command("ALTER TABLE images MODIFY COLUMN vector Array(Float32) SETTINGS mutations_sync = 2")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sql")])
