@@ -383,3 +383,18 @@ def test_thumbnails_are_kept_where_a_load_is_asked_to(prefix, tmp_path):
     assert vdx("sql", "--prefix", prefix, "-q", held).stdout.split() == ["32", "3", "256", "3"]
     refused = vdx(*arguments, "--thumbnails", "8", check=False)
     assert "8 is not in the range 16<=x<=1024" in refused.stderr
+
+
+def test_pictures_are_measured_where_a_load_is_asked_to(prefix, tmp_path):
+    rng = np.random.default_rng(13)
+    for name in ("a", "b"):
+        png(rng, tmp_path / f"{name}.png")
+    arguments = ("load", "folder", tmp_path, "--prefix", prefix, "--param", "dataset=measured")
+    assert "measured\treason" not in vdx(*arguments).stdout
+    assert vdx(*arguments, "--facts").stdout.splitlines()[-2:] == ["images\tmeasured\treason", "2\t2\t"]
+    png(rng, tmp_path / "c.png")
+    (tmp_path / "b.png").unlink()
+    (tmp_path / "c.png").rename(tmp_path / "b.png")  # other content under a known name
+    assert vdx(*arguments, "--facts").stdout.splitlines()[-1] == "2\t2\t"
+    found = "SELECT count(), min(width) > 0 FROM image_facts(dataset = 'measured')"
+    assert vdx("sql", "--prefix", prefix, "-q", found).stdout.split() == ["2", "1"]

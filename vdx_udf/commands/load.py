@@ -21,9 +21,6 @@ from vdx_udf.statements import split_statements
 _PARAMETER = re.compile(r"^-- parameter: (\w+)(?: = (\S*))?\s+(.+)$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"^-- (rows|done|for each|end)(?:: (.+))?$", re.MULTILINE)
 
-# A block is what is read and stored at a time, which bounds memory and what a stop can lose.
-IN_BLOCKS = "max_threads = 4, max_block_size = 32, min_insert_block_size_rows = 1024, min_insert_block_size_bytes = 67108864"
-
 
 class LoadError(VdxError):
     """The data set cannot be loaded as asked."""
@@ -97,38 +94,33 @@ def run(session: Session, path: Path) -> None:
 def keep_thumbnails(session: Session, dataset: str, side: int) -> None:
     """Makes the thumbnails that a data set ('': all) lacks; prints how many images it has, how many have one, why not all."""
     session.parameters = {"dataset": dataset, "side": str(side)}
-    of_side = "thumbnails WHERE side = {side:UInt16}"
-    among = f"vdx_picture_key(source, content_hash) GLOBAL IN (SELECT content_hash FROM {of_side})"
-    images = "current_images WHERE {dataset:String} = '' OR dataset = {dataset:String}"
-    done = f"SELECT count() FROM {of_side}"
-    ((total,),) = session.query(f"SELECT ({done}) + uniqExactIf(content_hash, NOT {among}) FROM {images}").result_rows
-    session.run(
-        "INSERT INTO thumbnails SELECT * FROM missing_thumbnails_of(dataset = {dataset:String}, side = {side:UInt16})"
-        f" SETTINGS {IN_BLOCKS}",
-        done,
-        total,
-    )
-    session.run(
-        f"SELECT count() AS images, countIf({among}) AS thumbnails,"
-        f" if(images = thumbnails, '', encoder_info()['try_thumbnail.last_error']) AS reason FROM {images}"
-    )
+    missing = "missing_thumbnails_of(dataset = {dataset:String}, side = {side:UInt16})"
+    _keep(session, missing, "thumbnails", "side = {side:UInt16}", "thumbnails", "try_thumbnail")
 
 
 def keep_facts(session: Session, dataset: str) -> None:
-    """Measures the pictures of a data set ('': all) that are not measured yet; prints of how many images it kept what."""
+    """Measures the pictures that are not measured yet, of a data set ('': all); prints the same of them."""
     session.parameters = {"dataset": dataset}
-    among = "vdx_picture_key(source, content_hash) GLOBAL IN (SELECT content_hash FROM picture_facts)"
+    missing = "missing_picture_facts(dataset = {dataset:String})"
+    _keep(session, missing, "picture_facts", "true", "measured", "vdx_picture_facts")
+
+
+def _keep(session: Session, missing: str, table: str, where: str, what: str, function: str) -> None:
+    """Fills a table, by content, of what `function` makes of pictures; `where`: its rows that count, `what`: their name."""
+    among = f"vdx_picture_key(source, content_hash) GLOBAL IN (SELECT content_hash FROM {table} WHERE {where})"
     images = "current_images WHERE {dataset:String} = '' OR dataset = {dataset:String}"
-    done = "SELECT count() FROM picture_facts"
+    done = f"SELECT count() FROM {table} WHERE {where}"
     ((total,),) = session.query(f"SELECT ({done}) + uniqExactIf(content_hash, NOT {among}) FROM {images}").result_rows
+    # A block is what is read and stored at a time, which bounds memory and what a stop can lose.
     session.run(
-        f"INSERT INTO picture_facts SELECT * FROM missing_picture_facts(dataset = {{dataset:String}}) SETTINGS {IN_BLOCKS}",
+        f"INSERT INTO {table} SELECT * FROM {missing} SETTINGS max_threads = 4, max_block_size = 32,"
+        " min_insert_block_size_rows = 1024, min_insert_block_size_bytes = 67108864",
         done,
         total,
     )
     session.run(
-        f"SELECT count() AS images, countIf({among}) AS measured,"
-        f" if(images = measured, '', encoder_info()['vdx_picture_facts.last_error']) AS reason FROM {images}"
+        f"SELECT count() AS images, countIf({among}) AS {what},"
+        f" if(images = {what}, '', encoder_info()['{function}.last_error']) AS reason FROM {images}"
     )
 
 
