@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -69,22 +69,20 @@ class Encoder:
 
     def submit_thumbnails(self, client: Hashable, values: list[bytes], sides: list[int]) -> Ticket:
         """A ticket for thumbnails of pictures given as bytes, path or URL, and for what went wrong with each."""
-        place: dict[tuple[bytes, int], int] = {}
-        row_of = [place.setdefault(pair, len(place)) for pair in zip(values, sides, strict=True)]
-        ticket, entries = self.ledger.enter("", [value for value, _ in place], [None] * len(place), row_of)
-        with self._answered(entries):
-            for entry, (_, side) in zip(entries, place, strict=True):
-                self._small.thumbnail(client, entry, side)
-        return ticket
+        return self._submit_small(client, list(zip(values, sides, strict=True)), self._small.thumbnail)
 
     def submit_facts(self, client: Hashable, values: list[bytes]) -> Ticket:
         """A ticket for facts of pictures given as bytes, path or URL, and for what went wrong with each."""
-        place: dict[bytes, int] = {}
-        row_of = [place.setdefault(value, len(place)) for value in values]
-        ticket, entries = self.ledger.enter("", list(place), [None] * len(place), row_of)
+        return self._submit_small(client, [(value,) for value in values], self._small.facts)
+
+    def _submit_small(self, client: Hashable, inputs: list[tuple], send: Callable[..., None]) -> Ticket:
+        """`send(client, entry, *rest)` for each different input, a picture and what else is asked of it."""
+        place: dict[tuple, int] = {}
+        row_of = [place.setdefault(each, len(place)) for each in inputs]
+        ticket, entries = self.ledger.enter("", [picture for picture, *_ in place], [None] * len(place), row_of)
         with self._answered(entries):
-            for entry in entries:
-                self._small.facts(client, entry)
+            for entry, (_, *rest) in zip(entries, place, strict=True):
+                send(client, entry, *rest)
         return ticket
 
     def _submit(self, client: Hashable, kind: str, values: list[bytes]) -> Ticket:

@@ -67,11 +67,11 @@ def encode_text(context: Context, stream: native.Stream, rows: int) -> Answers:
 
 
 def encode_image(context: Context, stream: native.Stream, rows: int) -> Answers:
-    return _encode_images(context, stream, rows, _vectors)
+    return _pictures(context, stream, rows, context.encoder.submit_images, _vectors)
 
 
 def try_encode_image(context: Context, stream: native.Stream, rows: int) -> Answers:
-    return _encode_images(context, stream, rows, partial(_vectors_and_errors, context))
+    return _pictures(context, stream, rows, context.encoder.submit_images, partial(_vectors_and_errors, context))
 
 
 def thumbnail(context: Context, stream: native.Stream, rows: int) -> Answers:
@@ -83,10 +83,7 @@ def try_thumbnail(context: Context, stream: native.Stream, rows: int) -> Answers
 
 
 def vdx_picture_facts(context: Context, stream: native.Stream, rows: int) -> Answers:
-    native.read_column_header(stream, native.String())
-    for images in _chunks(stream, rows, settings.CHUNK_IMAGES, lambda value: False):
-        ticket = context.encoder.submit_facts(context.client, images)
-        yield len(images), context.answer(ticket, partial(_facts_and_errors, context))
+    return _pictures(context, stream, rows, context.encoder.submit_facts, partial(_facts_and_errors, context))
 
 
 def classify(context: Context, stream: native.Stream, rows: int) -> Answers:
@@ -195,11 +192,12 @@ def _chunks(stream: native.Stream, rows: int, batch: int, known: Callable[[bytes
         yield chunk
 
 
-def _encode_images(context: Context, stream: native.Stream, rows: int, column: Callable[[Ticket], object]) -> Answers:
+def _pictures(
+    context: Context, stream: native.Stream, rows: int, submit: Callable, column: Callable[[Ticket], object]
+) -> Answers:
     native.read_column_header(stream, native.String())
     for images in _chunks(stream, rows, settings.CHUNK_IMAGES, lambda value: False):
-        ticket = context.encoder.submit_images(context.client, images)
-        yield len(images), context.answer(ticket, column)
+        yield len(images), context.answer(submit(context.client, images), column)
 
 
 def _thumbnails(context: Context, stream: native.Stream, rows: int, column: Callable[[Ticket], object]) -> Answers:
