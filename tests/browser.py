@@ -32,6 +32,19 @@ def started(*arguments: str) -> Iterator[Any]:
 
 
 @contextmanager
+def or_skipped(*arguments: str) -> Iterator[Any]:
+    """The same for tests: without a browser they are skipped, and say why."""
+    import pytest
+
+    pytest.importorskip("playwright", reason="the package playwright is not installed")
+    try:
+        with started(*arguments) as browser:
+            yield browser
+    except NoBrowser as error:
+        pytest.skip(str(error))
+
+
+@contextmanager
 def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     """The page, ready. Fails for an error in a script or a request to any other place."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)

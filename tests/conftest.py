@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from tests import browser as browsers
 from vdx_udf import engine
 from vdx_udf.commands import load, target
 from vdx_udf.commands.shell import Session
@@ -96,6 +97,12 @@ def clip():
     from vdx_udf.encoder.model import Clip
 
     return Clip("vdx-tiny", "float32")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsers.or_skipped() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -457,14 +457,10 @@ ATTACK = """async ([base, native]) => {
 
 @pytest.fixture(scope="module")
 def browser():
-    pytest.importorskip("playwright", reason="the package playwright is not installed")
-    try:
-        # Newer browsers ask before any page may reach this machine; what is looked at here is what happens if one does.
-        careless = "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests"
-        with browsers.started("--host-resolver-rules=MAP evil.example 127.0.0.1", careless) as browser:
-            yield browser
-    except browsers.NoBrowser as error:
-        pytest.skip(str(error))
+    # Newer browsers ask before any page may reach this machine; what is looked at here is what happens if one does.
+    careless = "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests"
+    with browsers.or_skipped("--host-resolver-rules=MAP evil.example 127.0.0.1", careless) as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import browser as browsers
 from tests.conftest import ask, served
 from vdx_udf.installer import grafana
 from vdx_udf.installer.install import install
@@ -79,16 +78,6 @@ def server(tmp_path_factory, drawn):
         ask(address, "SYSTEM FLUSH LOGS")
         time.sleep(1.1)  # panels end with the last full second
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    pytest.importorskip("playwright", reason="the package playwright is not installed")
-    try:
-        with browsers.started() as browser:
-            yield browser
-    except browsers.NoBrowser as error:
-        pytest.skip(str(error))
 
 
 def test_there_is_a_count_for_every_panel(server):

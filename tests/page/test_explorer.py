@@ -13,7 +13,6 @@ import pytest
 from matplotlib.path import Path as matplotlib_path
 from PIL import Image
 
-from tests import browser as browsers
 from tests.browser import opened, until
 from tests.conftest import ask, served, started, vdx
 from tests.conftest import wait_for as settled
@@ -40,16 +39,6 @@ def demo(tmp_path_factory) -> Path:
 def server(demo):
     with started(demo / "engine", "--user", "ann", VDX_PASSWORD="secret") as (_, address, _):
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    pytest.importorskip("playwright", reason="the package playwright is not installed")
-    try:
-        with browsers.started() as browser:
-            yield browser
-    except browsers.NoBrowser as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture

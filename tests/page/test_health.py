@@ -9,7 +9,6 @@ import pytest
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
 
-from tests import browser as browsers
 from tests.browser import opened, until
 from tests.conftest import ask, served
 from vdx_udf.installer.install import install
@@ -54,16 +53,6 @@ def server(tmp_path_factory):
         )
         ask(address, "INSERT INTO picture_facts SELECT * FROM missing_picture_facts(dataset = '')")
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    pytest.importorskip("playwright", reason="the package playwright is not installed")
-    try:
-        with browsers.started() as browser:
-            yield browser
-    except browsers.NoBrowser as error:
-        pytest.skip(str(error))
 
 
 @contextmanager
