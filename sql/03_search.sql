@@ -132,9 +132,9 @@ LIMIT {k:UInt32};
 -- Example: SELECT * FROM search_vector_where(vector = encode_text('a red circle'), dataset = '', attribute = 'background', value = 'white', k = 9)
 CREATE OR REPLACE VIEW search_vector_where AS
 WITH
-    -- By one id in 1,024, which are hashes: would 1000 images hold fewer that pass than half of k?
+    -- By one id in 1,024, which are hashes.
     (
-        SELECT count() >= 100 AND 1000 * countIf(attributes[{attribute:String}] = {value:String}) < {k:UInt32} / 2 * count()
+        SELECT vdx_is_rare(countIf(attributes[{attribute:String}] = {value:String}), count(), {k:UInt32})
         FROM
         (
             SELECT attributes
@@ -189,9 +189,9 @@ LIMIT {k:UInt32};
 CREATE OR REPLACE VIEW search_text_where AS
 WITH
     (SELECT encode_text({query:String})) AS target,
-    -- By one id in 1,024, which are hashes: would 1000 images hold fewer that pass than half of k?
+    -- By one id in 1,024, which are hashes.
     (
-        SELECT count() >= 100 AND 1000 * countIf(attributes[{attribute:String}] = {value:String}) < {k:UInt32} / 2 * count()
+        SELECT vdx_is_rare(countIf(attributes[{attribute:String}] = {value:String}), count(), {k:UInt32})
         FROM
         (
             SELECT attributes
@@ -250,9 +250,9 @@ WITH
         HAVING NOT throwIf(count() = 0, 'search_id_where: no image has this image_id')
         SETTINGS apply_deleted_mask = 1
     ) AS target,
-    -- By one id in 1,024, which are hashes: would 1000 images hold fewer that pass than half of k?
+    -- By one id in 1,024, which are hashes.
     (
-        SELECT count() >= 100 AND 1000 * countIf(attributes[{attribute:String}] = {value:String}) < {k:UInt32} / 2 * count()
+        SELECT vdx_is_rare(countIf(attributes[{attribute:String}] = {value:String}), count(), {k:UInt32})
         FROM
         (
             SELECT attributes
@@ -308,9 +308,9 @@ LIMIT {k:UInt32};
 -- Example: SELECT * FROM search_filtered(vector = encode_text('a red circle'), datasets = [], any_of = map('background', ['white', 'black']), none_of = map('parity', ['1']), at_least = map('taken', '2024-01-01'), at_most = map('iso', '400'), caption = '', exclude = [], k = 9)
 CREATE OR REPLACE VIEW search_filtered AS
 WITH
-    -- By one id in 1,024, which are hashes: would 1000 images hold fewer that pass than half of k?
+    -- By one id in 1,024, which are hashes.
     (
-        SELECT count() >= 100 AND 1000 * countIf(passes) < {k:UInt32} / 2 * count()
+        SELECT vdx_is_rare(countIf(passes), count(), {k:UInt32})
         FROM
         (
             SELECT vdx_passes(attributes, {any_of:Map(String, Array(String))}, {none_of:Map(String, Array(String))}, {at_least:Map(String, String)}, {at_most:Map(String, String)})

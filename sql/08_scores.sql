@@ -13,9 +13,9 @@ FROM current_images;
 CREATE OR REPLACE VIEW best_scores AS
 WITH
     assumeNotNull((SELECT (weight, logit_scale, bias) FROM current_weight(concept = {concept:String}) SETTINGS apply_deleted_mask = 1)) AS current,
-    -- By one id in 1,024, which are hashes: would 1000 images hold fewer that pass than half of k?
+    -- By one id in 1,024, which are hashes.
     (
-        SELECT count() >= 100 AND 1000 * countIf(attributes[{attribute:String}] = {value:String}) < {k:UInt32} / 2 * count()
+        SELECT vdx_is_rare(countIf(attributes[{attribute:String}] = {value:String}), count(), {k:UInt32})
         FROM
         (
             SELECT attributes
