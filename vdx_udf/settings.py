@@ -78,9 +78,8 @@ POOL = {
     "lifetime": 0,
     "command_pipe_capacity": 1_048_576,
 }
-LONG_READ_TIMEOUT = (
-    900_000  # of functions one row of which may take minutes: a map of 25,000 vectors took 67 s on a busy machine
-)
+# command_read_timeout of functions one row of which may take minutes: a map of 25,000 vectors took 67 s on a busy machine.
+LONG_READ_TIMEOUT = 900_000
 
 # Zero-shot prompt templates: of the 80 that CLIP's authors wrote for ImageNet (OpenAI CLIP,
 # notebooks/Prompt_Engineering_for_ImageNet.ipynb) those that claim nothing else of the picture. `{}` is the label.

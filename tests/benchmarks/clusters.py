@@ -13,17 +13,13 @@ from pathlib import Path
 import click
 import numpy as np
 
-from tests.benchmarks import mistakes_sets, refinement_sets
+from tests.benchmarks import mistakes_sets
 from tests.benchmarks.mistakes import RESULTS
 from tests.benchmarks.refinement import engine_with
 from tests.conftest import empty_tables, put
 
-SETS: dict[str, Callable[[], mistakes_sets.Labelled]] = {
-    "digits": partial(mistakes_sets.projected, refinement_sets.digits),
-    "segments": partial(mistakes_sets.projected, refinement_sets.segments),
-    "coarse": partial(mistakes_sets.mixture, 20, 100, 0.4, 3),
-    "large": partial(mistakes_sets.mixture, 20, 1_250, 0.4, 3),
-}
+SETS = {name: mistakes_sets.SETS[name] for name in ("digits", "segments", "coarse")}
+SETS["large"] = partial(mistakes_sets.mixture, 20, 1_250, 0.4, 3)
 
 
 def ours(client, ids: list[int], n: int) -> np.ndarray:
