@@ -109,6 +109,28 @@ CREATE OR REPLACE FUNCTION vdx_jitter AS (vector, seed) -> vdx_normalize(arrayMa
     (number, place) -> toFloat32(number * (1 + 0.004 * (sipHash64(seed, place) / 18446744073709551616 - 0.5))),
     vector, arrayEnumerate(vector)));
 
+-- vdx_region_vector(whole, part): what regions holds of a part of a picture, one number longer than the vectors of both: 0.35 of the
+-- whole's and 0.65 of the part's, and what the length is short of 1, so that cosines to vdx_region_target are inner products (Bachrach et
+-- al., Speeding up the Xbox recommender system, RecSys 2014). With less of the whole, things that fill their picture are lost to parts of
+-- others; with more, small ones (docs/regions.md).
+-- Example: SELECT vdx_region_vector([0.6, 0.8], [1, 0])
+CREATE OR REPLACE FUNCTION vdx_region_vector AS (whole, part) -> arrayMap(
+    mixed -> arrayPushBack(mixed, sqrt(greatest(0, 1 - dotProduct(mixed, mixed))))::Array(Float32), [whole * 0.35 + part * 0.65])[1];
+
+-- vdx_region_target(vector): a vector to compare the regions' with.
+-- Example: SELECT length(vdx_region_target(encode_text('a cat')))
+CREATE OR REPLACE FUNCTION vdx_region_target AS (vector) -> arrayPushBack(vector, 0)::Array(Float32);
+
+-- vdx_box(x, y, width, height): a part of a picture, in shares of its width and height from the top left corner.
+-- Example: SELECT vdx_box(0, 0, 1, 1)
+CREATE OR REPLACE FUNCTION vdx_box AS (x, y, width, height) -> (x, y, width, height)::Tuple(x Float32, y Float32, width Float32, height Float32);
+
+-- vdx_overlap(a, b): the share of two boxes' union that both cover (intersection over union); boxes are (x, y, width, height).
+-- Example: SELECT vdx_overlap((0, 0, 0.5, 1), (0.25, 0, 0.5, 1))
+CREATE OR REPLACE FUNCTION vdx_overlap AS (a, b) -> arrayMap(
+    shared -> shared / greatest(1e-9, a.3 * a.4 + b.3 * b.4 - shared),
+    [greatest(0, least(a.1 + a.3, b.1 + b.3) - greatest(a.1, b.1)) * greatest(0, least(a.2 + a.4, b.2 + b.4) - greatest(a.2, b.2))])[1];
+
 -- vdx_sigmoid(logit): the probability of a logit.
 -- Example: SELECT vdx_sigmoid(0)
 CREATE OR REPLACE FUNCTION vdx_sigmoid AS (logit) -> 1 / (1 + exp(-logit));

@@ -455,6 +455,30 @@ CREATE TABLE IF NOT EXISTS picture_facts
 )
 ENGINE = ReplacingMergeTree ORDER BY content_hash;
 
+-- regions: parts of pictures, so that small things are found: per image the whole and overlapping squares at finer levels, see
+-- encode_regions. `vector` is not the part's own: by vdx_region_vector it holds the whole picture's share too, so that its cosine distance
+-- to vdx_region_target(a text's vector) is 1 - 0.35 cosine of the whole - 0.65 cosine of the part. Filled when asked: by
+-- vdx load --regions, by the example. A row goes with the row of images that has its id and loaded_at.
+-- Example: INSERT INTO regions SELECT * FROM missing_regions(dataset = 'holiday', levels = 2)
+CREATE TABLE IF NOT EXISTS regions
+(
+    image_id UInt64,
+    loaded_at DateTime64(3),                         -- of the row of images
+    dataset LowCardinality(String),
+    model LowCardinality(String),
+    weights_hash LowCardinality(String),
+    place UInt16,                                    -- 0 is the whole, then the squares, level by level and row by row
+    levels UInt8,                                    -- that were asked for
+    box Tuple(x Float32, y Float32, width Float32, height Float32), -- shares of the upright picture from its top left corner
+    vector Array(Float32) CODEC(NONE),
+    CONSTRAINT vector_length CHECK length(vector) = 513 /* dimension + 1 */,
+    INDEX vector_index vector TYPE vector_similarity('hnsw', 'cosineDistance', 513 /* dimension + 1 */, 'bf16', 32, 128 /* index */)
+)
+ENGINE = ReplacingMergeTree(loaded_at)
+PARTITION BY (dataset, model, weights_hash)
+ORDER BY (image_id, place)
+SETTINGS index_granularity_bytes = 262144;
+
 -- labels: a person's judgements, append-only; the latest of a concept and image counts.
 -- Example: INSERT INTO labels (concept, image_id, positive) VALUES ('house by the lake', 42, true)
 CREATE TABLE IF NOT EXISTS labels
@@ -463,7 +487,11 @@ CREATE TABLE IF NOT EXISTS labels
     image_id UInt64,
     positive Bool,
     withdrawn Bool,                                  -- true: the image counts as not judged; see undo_label
-    labelled_at DateTime64(6) DEFAULT now64(6)
+    labelled_at DateTime64(6) DEFAULT now64(6),
+    -- Where it shows, as regions has its boxes, for rounds on regions: INSERT INTO labels (concept, image_id, positive, box). It is kept as
+    -- marked, which SELECT * leaves out; zeros: not said.
+    box Tuple(x Float32, y Float32, width Float32, height Float32) EPHEMERAL (0, 0, 0, 0),
+    marked Tuple(x Float32, y Float32, width Float32, height Float32) MATERIALIZED box
 )
 ENGINE = MergeTree ORDER BY (concept, image_id, labelled_at);
 

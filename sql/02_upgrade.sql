@@ -29,4 +29,9 @@ INSERT INTO superseded_images SELECT id, loaded_at FROM superseded WHERE 2 NOT I
 
 -- 3: thumbnails, a table of its own in 02_tables.sql.
 -- 4: picture_facts and kept_mistakes, likewise.
-INSERT INTO schema_version (version) SELECT arrayJoin([1, 2, 3, 4]) AS done WHERE done NOT IN (SELECT version FROM schema_version);
+
+-- 5: regions, likewise, and boxes of labels.
+ALTER TABLE labels
+    ADD COLUMN IF NOT EXISTS box Tuple(x Float32, y Float32, width Float32, height Float32) EPHEMERAL (0, 0, 0, 0),
+    ADD COLUMN IF NOT EXISTS marked Tuple(x Float32, y Float32, width Float32, height Float32) MATERIALIZED box;
+INSERT INTO schema_version (version) SELECT arrayJoin([1, 2, 3, 4, 5]) AS done WHERE done NOT IN (SELECT version FROM schema_version);

@@ -1,10 +1,11 @@
 -- A concept's beginnings: judgements, rounds, and the text, vector or image that it starts from.
 
--- current_labels: the judgement that counts for each concept and image; what was withdrawn is left out.
+-- current_labels: the judgement that counts for each concept and image, with its box (zeros where none was given); what was withdrawn is
+-- left out.
 -- Example: SELECT concept, countIf(positive), countIf(NOT positive) FROM current_labels GROUP BY concept
 CREATE OR REPLACE VIEW current_labels AS
-SELECT concept, image_id, latest.1 AS positive
-FROM (SELECT concept, image_id, argMax((positive, withdrawn), labelled_at) AS latest FROM labels GROUP BY concept, image_id)
+SELECT concept, image_id, latest.1 AS positive, latest.3 AS box
+FROM (SELECT concept, image_id, argMax((positive, withdrawn, marked), labelled_at) AS latest FROM labels GROUP BY concept, image_id)
 WHERE NOT latest.2;
 
 -- current_classifiers: each concept's latest round.

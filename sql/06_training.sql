@@ -10,6 +10,57 @@ WHERE id GLOBAL IN (SELECT image_id FROM labels WHERE concept = {concept:String}
 GROUP BY id
 ORDER BY positive DESC, sipHash64(id);
 
+-- labelled_regions(concept): the same by parts, one a picture: of a yes the part that overlaps its box the most or, without a box, the best
+-- one by the current weight; of a no the best one: where that is not it, none is (a latent variable of Felzenszwalb et al., Object
+-- detection with discriminatively trained part-based models, 2010). A picture without regions is its own only part.
+-- Example: SELECT id, positive, box FROM labelled_regions(concept = 'circles')
+CREATE OR REPLACE VIEW labelled_regions AS
+WITH (SELECT weight FROM current_weight(concept = {concept:String})) AS current
+SELECT id, yes AS positive, best.2 AS vector, best.3 AS box
+FROM
+(
+    SELECT id, any(positive) AS yes,
+        argMax((place, part, area), if(positive AND marked.3 > 0, vdx_overlap(area, marked), dotProduct(part, current))) AS best
+    FROM
+    (
+        SELECT image_id AS id, loaded_at, place, arrayPopBack(vector) AS part, box AS area
+        FROM regions
+        WHERE image_id GLOBAL IN (SELECT image_id FROM labels WHERE concept = {concept:String})
+        UNION ALL
+        SELECT id, loaded_at, 0 AS place, vector AS part, vdx_box(0, 0, 1, 1) AS area
+        FROM images
+        WHERE id GLOBAL IN (SELECT image_id FROM labels WHERE concept = {concept:String})
+    ) AS parts
+    GLOBAL INNER JOIN (SELECT image_id, positive, box AS marked FROM current_labels WHERE concept = {concept:String}) AS judged ON image_id = id
+    WHERE (id, loaded_at) GLOBAL IN (
+        SELECT id, loaded_at FROM current_images WHERE id GLOBAL IN (SELECT image_id FROM labels WHERE concept = {concept:String}))
+    GROUP BY id
+)
+ORDER BY yes DESC, sipHash64(id);
+
+-- random_regions(concept, n): of n random images the best part by the concept's current weight.
+-- Example: SELECT id, box FROM random_regions(concept = 'circles', n = 5)
+CREATE OR REPLACE VIEW random_regions AS
+WITH (SELECT weight FROM current_weight(concept = {concept:String})) AS current
+SELECT id, best.2 AS vector, best.3 AS box
+FROM
+(
+    SELECT id, argMax((place, part, area), dotProduct(part, current)) AS best
+    FROM
+    (
+        SELECT image_id AS id, loaded_at, place, arrayPopBack(vector) AS part, box AS area
+        FROM regions
+        WHERE image_id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = {n:UInt32}))
+        UNION ALL
+        SELECT id, loaded_at, 0 AS place, vector AS part, vdx_box(0, 0, 1, 1) AS area
+        FROM images
+        WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = {n:UInt32}))
+    )
+    WHERE (id, loaded_at) GLOBAL IN (
+        SELECT id, loaded_at FROM current_images WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = {n:UInt32})))
+    GROUP BY id
+);
+
 -- fit(concept, steps, learning_rate): the next round by the published recipe, gradient steps on a concept's labels from its
 -- current weight, without bias, anchor or calibration. As published: steps = 5, learning_rate = 0.1.
 -- Example: INSERT INTO classifiers SELECT * FROM fit(concept = 'circles', steps = 5, learning_rate = 0.1)
@@ -36,7 +87,8 @@ SELECT
     assumeNotNull(trained_on.1) AS model, assumeNotNull(trained_on.2) AS weights_hash,
     now64(6) AS created_at;
 
--- refine(concept): the next round of a concept by anchored logistic regression on all its labels.
+-- refine_on(concept, on_regions): the next round by anchored logistic regression on all labels, of whole pictures or, with true, of their
+-- parts; refine and refine_regions are it.
 --
 -- With z the cosine to the text vector in standard deviations over 100 random images, and r the vector less their mean, over
 -- its typical length, the logit is (k / 2 + a) z + r'v + bias: k is round 0's logit scale, a has variance 1, v variance `freedom`
@@ -48,8 +100,8 @@ SELECT
 -- text, this .926 with .009, 2 alone .914; all of k .895, a quarter .923 (docs/refine.md).
 -- Logit scale and bias are then calibrated on the held-out logits of the labels alone (Platt 1999), for which
 -- slope and offset have standard deviations of 1 and 2; `uncertainty` is the covariance of that fit.
--- Example: INSERT INTO classifiers SELECT * FROM refine(concept = 'circles')
-CREATE OR REPLACE VIEW refine AS
+-- Example: SELECT round, method, labels FROM refine_on(concept = 'circles', on_regions = false)
+CREATE OR REPLACE VIEW refine_on AS
 WITH
     (SELECT round FROM current_weight(concept = {concept:String})) AS latest,
     -- Rows rather than scalars: tens of thousands of numbers as constants of the statement take more than half of its time.
@@ -63,7 +115,12 @@ WITH
     judged AS
     (
         SELECT (groupArray(vector), groupArray(toFloat64(positive)))::Tuple(vectors Array(Array(Float32)), labels Array(Float64)) AS judged
-        FROM (SELECT vector, positive FROM labelled_vectors(concept = {concept:String}) LIMIT 150 BY positive)
+        FROM
+        (
+            SELECT vector, positive FROM labelled_vectors(concept = {concept:String}) WHERE NOT {on_regions:Bool} LIMIT 150 BY positive
+            UNION ALL
+            SELECT vector, positive FROM labelled_regions(concept = {concept:String}) WHERE {on_regions:Bool} LIMIT 150 BY positive
+        )
         HAVING NOT throwIf(
             count() = 0, 'this concept has no labels yet, or none whose pictures images holds: INSERT INTO labels (concept, image_id, positive) VALUES (...)')
     ),
@@ -73,9 +130,15 @@ WITH
         FROM
         (
             SELECT any(vector) AS vector
-            FROM current_images
-            WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = 100))
-                AND id GLOBAL NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+            FROM
+            (
+                SELECT id, vector
+                FROM current_images
+                WHERE NOT {on_regions:Bool} AND id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = 100))
+                UNION ALL
+                SELECT id, vector FROM random_regions(concept = {concept:String}, n = 100) WHERE {on_regions:Bool}
+            )
+            WHERE id GLOBAL NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
             GROUP BY id
             ORDER BY sipHash64(id)
         )
@@ -195,3 +258,14 @@ SELECT
     sample.start.weights_hash AS weights_hash,
     now64(6) AS created_at
 FROM linear;
+
+-- refine(concept): the next round of a concept.
+-- Example: INSERT INTO classifiers SELECT * FROM refine(concept = 'circles')
+CREATE OR REPLACE VIEW refine AS
+SELECT * FROM refine_on(concept = {concept:String}, on_regions = false);
+
+-- refine_regions(concept): the next round of a concept from the parts of its judged images, see labelled_regions. Its probabilities are those
+-- of scores_regions.
+-- Example: INSERT INTO classifiers SELECT * FROM refine_regions(concept = 'circles')
+CREATE OR REPLACE VIEW refine_regions AS
+SELECT * FROM refine_on(concept = {concept:String}, on_regions = true);

@@ -30,6 +30,8 @@ class Function:
 IMAGE = ("image", "String")
 SIDE = ("side", "UInt16")
 LABELS = ("labels", "Array(String)")
+BOX = ("x", "y", "width", "height")
+REGIONS = f"Array(Tuple({', '.join(f'{name} Float32' for name in BOX)}, vector Array(Float32)))"
 VECTORS = "Array(Array(Float32))"
 FUNCTIONS = {
     f.name: f
@@ -56,6 +58,24 @@ FUNCTIONS = {
             deterministic=False,
         ),
         Function(
+            "encode_regions",
+            (IMAGE, ("levels", "UInt8")),
+            REGIONS,
+            "CLIP embeddings of a picture's parts: the whole as encode_image sees it, then at each of `levels` finer levels (0"
+            f" to {settings.REGION_LEVELS}) squares that overlap by half, of a square picture 4, 16 and 64, of one of 4 to 3 6,"
+            " 24 and 88; boxes are shares of the upright picture's width and height from its top left corner. A level whose"
+            " squares would be of fewer pixels than half of what the model sees is left out, as is one that would bring a very"
+            f" long picture over {settings.MAX_REGIONS} regions; a bad picture raises",
+            deterministic=False,
+        ),
+        Function(
+            "try_encode_regions",
+            (IMAGE, ("levels", "UInt8")),
+            f"Tuple(regions {REGIONS}, error String)",
+            "the same, never raising for a bad picture: no regions and the reason",
+            deterministic=False,
+        ),
+        Function(
             "thumbnail",
             (IMAGE, SIDE),
             "String",
@@ -69,6 +89,14 @@ FUNCTIONS = {
             (IMAGE, SIDE),
             "Tuple(bytes String, error String)",
             "the same, never raising for a bad picture or side: no bytes and the reason",
+            deterministic=False,
+        ),
+        Function(
+            "vdx_cut",
+            (IMAGE, *((name, "Float64") for name in BOX)),
+            "String",
+            "a part of a picture, given as to encode_image, as PNG: the box's place and size are shares of the upright"
+            " picture's width and height from its top left corner; a bad picture or box raises",
             deterministic=False,
         ),
         Function(

@@ -30,6 +30,7 @@ BATCH = {"cpu": {"text": 1_024, "image": 16}, "cuda": {"text": 16_384, "image": 
 # answer follows within seconds, or at these sizes where the cache answers.
 CHUNK_TEXTS = 64
 CHUNK_IMAGES = 32
+CHUNK_REGIONS = 2  # pictures cut into regions: as many as 500 inputs of the model
 CHUNK_ROWS = 1_024  # 2 MiB of answer at 512 dimensions, which a worker holds whole
 CHUNK_BYTES = 8 << 20
 CHUNKS_AHEAD = 4  # chunks of one connection in work at a time: bounds memory, keeps the model busy
@@ -56,6 +57,10 @@ THUMBNAIL_SIDE = 256
 THUMBNAIL_QUALITY = 80  # of JPEG; WebP saves 8 to 25 % of the bytes and takes 14 to 41 times as long to write
 THUMBNAIL_BACKGROUND = "white"  # what shows through a transparent picture
 FACTS_SIDE = 256  # pixels of the longer side that a picture's facts are measured on: about what a model sees of it
+# Regions of a picture: the finest level that may be asked for (85 of a square picture), and the most of one picture: level 2 of
+# one of 10 to 1 has 255.
+REGION_LEVELS = 3
+MAX_REGIONS = 256
 MAX_PROFILE_BYTES = 4 << 20  # a longer colour profile is passed over; those of printing presses have 3 MB
 URL_SECONDS = 20  # for one picture, redirects included
 URL_REDIRECTS = 5
@@ -98,4 +103,4 @@ DIMENSION = 512  # of the default model; `vdx install` writes another model's ow
 # a bit a number, finds half of CLIP's neighbours at best: refused.
 INDEX = "bf16,32,128"
 QUANTIZATIONS = ("f32", "f16", "bf16", "i8")
-SCHEMA_VERSION = 4  # the last step of sql/02_upgrade.sql
+SCHEMA_VERSION = 5  # the last step of sql/02_upgrade.sql

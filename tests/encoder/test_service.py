@@ -230,7 +230,7 @@ def test_thumbnails_and_embeddings_take_turns(encoder):
         small, left = encoder.submit_thumbnails("small", contents[:3], [32, 48, 64]), []
         encoder.pools.decoders.submit("small", partial(lambda large, left: left.append(large.pending), large, left))
         hold.set()
-        assert [max(Image.open(io.BytesIO(found)).size) for found in small.thumbnails()] == [32, 48, 64]
+        assert [max(Image.open(io.BytesIO(found)).size) for found in small.values()] == [32, 48, 64]
         assert len(large.outcomes()) == 300
         assert left[0] > 200
 

@@ -23,8 +23,9 @@ from vdx_udf.encoder.counters import Counters
 from vdx_udf.encoder.fair_queue import IMAGE, TEXT, FairQueue
 from vdx_udf.encoder.image import ImageSource
 from vdx_udf.encoder.ledger import Cache, Ledger
+from vdx_udf.encoder.regions import Box
 from vdx_udf.encoder.tickets import Entry, Ticket
-from vdx_udf.encoder.ways import PicturePools, PictureWay, SmallWay, TextWay, picture_error
+from vdx_udf.encoder.ways import PicturePools, PictureWay, RegionWay, SmallWay, TextWay, picture_error
 
 log = logging.getLogger("vdx")
 
@@ -48,6 +49,7 @@ class Encoder:
         jpeg_side = jpeg_scale * max(model.preprocess.size)
         pictures = PictureWay(model, self.pools, jpeg_side, self.ledger, self._queue, self.counters.add)
         self._ways = {TEXT: TextWay(model, self.ledger, self._queue), IMAGE: pictures}
+        self._regions = RegionWay(model, self.pools, jpeg_scale, self.ledger, self._queue, self.counters.add)
         self._small = SmallWay(self.pools, self.ledger)
         self._label_sets = Cache(settings.LABEL_SETS)
         self._label_lock = threading.Lock()
@@ -66,6 +68,14 @@ class Encoder:
     def submit_images(self, client: Hashable, values: list[bytes]) -> Ticket:
         """A ticket for pictures given as bytes, path or URL. What cannot be read becomes that row's error."""
         return self._submit(client, IMAGE, values)
+
+    def submit_regions(self, client: Hashable, values: list[bytes], levels: list[int]) -> Ticket:
+        """A ticket for the regions of pictures given as bytes, path or URL, and for what went wrong with each."""
+        return self._submit_small(client, list(zip(values, levels, strict=True)), self._regions.send)
+
+    def submit_parts(self, client: Hashable, values: list[bytes], boxes: list[Box]) -> Ticket:
+        """A ticket for parts of pictures given as bytes, path or URL, as PNG, and for what went wrong with each."""
+        return self._submit_small(client, list(zip(values, boxes, strict=True)), self._small.part)
 
     def submit_thumbnails(self, client: Hashable, values: list[bytes], sides: list[int]) -> Ticket:
         """A ticket for thumbnails of pictures given as bytes, path or URL, and for what went wrong with each."""

@@ -22,7 +22,8 @@ from vdx_udf.encoder.image import ImageError, shortened
 from vdx_udf.encoder.kmeans import kmeans
 from vdx_udf.encoder.layout import layout
 from vdx_udf.encoder.near import near
-from vdx_udf.encoder.tickets import EncodeError, Ticket
+from vdx_udf.encoder.regions import Box
+from vdx_udf.encoder.tickets import EncodeError, Regions, Ticket
 
 log = logging.getLogger("vdx")
 Answers = Iterator[tuple[int, Callable[[], object]]]
@@ -74,8 +75,22 @@ def try_encode_image(context: Context, stream: native.Stream, rows: int) -> Answ
     return _pictures(context, stream, rows, context.encoder.submit_images, partial(_vectors_and_errors, context))
 
 
+def encode_regions(context: Context, stream: native.Stream, rows: int) -> Answers:
+    return _cut(context, stream, rows, lambda ticket: _region_column(ticket.values()))
+
+
+def try_encode_regions(context: Context, stream: native.Stream, rows: int) -> Answers:
+    return _cut(context, stream, rows, partial(_regions_and_errors, context))
+
+
+def vdx_cut(context: Context, stream: native.Stream, rows: int) -> Answers:
+    images, *sides = (_column(stream, kind, rows) for _, kind in contract.FUNCTIONS["vdx_cut"].arguments)
+    boxes = [Box(*shares) for shares in np.stack(sides, axis=1).tolist()]
+    return _with_another(context, images, boxes, settings.CHUNK_REGIONS, context.encoder.submit_parts, Ticket.values)
+
+
 def thumbnail(context: Context, stream: native.Stream, rows: int) -> Answers:
-    return _thumbnails(context, stream, rows, Ticket.thumbnails)
+    return _thumbnails(context, stream, rows, Ticket.values)
 
 
 def try_thumbnail(context: Context, stream: native.Stream, rows: int) -> Answers:
@@ -155,6 +170,9 @@ HANDLERS = {
         encode_text,
         encode_image,
         try_encode_image,
+        encode_regions,
+        try_encode_regions,
+        vdx_cut,
         thumbnail,
         try_thumbnail,
         vdx_picture_facts,
@@ -201,10 +219,22 @@ def _pictures(
 
 
 def _thumbnails(context: Context, stream: native.Stream, rows: int, column: Callable[[Ticket], object]) -> Answers:
-    images, sides = _column(stream, "String", rows), _column(stream, "UInt16", rows).tolist()
-    for start in range(0, rows, settings.CHUNK_IMAGES):
-        chunk = slice(start, start + settings.CHUNK_IMAGES)
-        ticket = context.encoder.submit_thumbnails(context.client, images[chunk], sides[chunk])
+    sided = _column(stream, "String", rows), _column(stream, "UInt16", rows).tolist()
+    return _with_another(context, *sided, settings.CHUNK_IMAGES, context.encoder.submit_thumbnails, column)
+
+
+def _cut(context: Context, stream: native.Stream, rows: int, column: Callable[[Ticket], object]) -> Answers:
+    levelled = _column(stream, "String", rows), _column(stream, "UInt8", rows).tolist()
+    return _with_another(context, *levelled, settings.CHUNK_REGIONS, context.encoder.submit_regions, column)
+
+
+def _with_another(
+    context: Context, images: list[bytes], others: list, size: int, submit: Callable, column: Callable[[Ticket], object]
+) -> Answers:
+    """Of pictures and what else is asked of each, `size` at a time."""
+    for start in range(0, len(images), size):
+        chunk = slice(start, start + size)
+        ticket = submit(context.client, images[chunk], others[chunk])
         yield len(images[chunk]), context.answer(ticket, column)
 
 
@@ -214,10 +244,29 @@ def _vectors(ticket: Ticket) -> native.Ragged:
 
 def _outcomes(context: Context, ticket: Ticket) -> tuple[list, list[bytes]]:
     """The ticket's outcomes, and the rows' errors, which are noted."""
-    outcomes = ticket.outcomes()
+    outcomes = [_part_error(outcome) or outcome if isinstance(outcome, Regions) else outcome for outcome in ticket.outcomes()]
     if failed := [outcome for outcome in outcomes if isinstance(outcome, str)]:
         context.failed(failed[0], len(failed))
     return outcomes, [outcome.encode() if isinstance(outcome, str) else b"" for outcome in outcomes]
+
+
+def _region_column(cut: list[Regions | None]) -> native.Ragged:
+    """contract.REGIONS of each picture, none of None."""
+    found = [regions for regions in cut if regions]
+    boxes = np.array([box for regions in found for box in regions.boxes], np.float32).reshape(-1, len(Box._fields))
+    vectors = np.concatenate([regions.ticket.vectors() for regions in found]) if found else np.empty((0, 0), np.float32)
+    ends = np.cumsum([len(regions.boxes) if regions else 0 for regions in cut], dtype=np.uint64)
+    return native.Ragged(ends, (*boxes.T, native.Ragged.of_matrix(vectors)))
+
+
+def _regions_and_errors(context: Context, ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:
+    outcomes, errors = _outcomes(context, ticket)
+    return _region_column([None if error else outcome for outcome, error in zip(outcomes, errors, strict=True)]), errors
+
+
+def _part_error(regions: Regions) -> str:
+    """Why the model failed on a part of a picture; '' where it did not."""
+    return next((outcome for outcome in regions.ticket.outcomes() if isinstance(outcome, str)), "")
 
 
 def _thumbnails_and_errors(context: Context, ticket: Ticket) -> tuple[list[bytes], list[bytes]]:

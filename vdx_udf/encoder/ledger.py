@@ -132,8 +132,9 @@ class Ledger:
         """Work that nobody waits for any more is not done, unless another ticket wants it too."""
         with self._lock:
             for ticket in tickets:
-                ticket.dropped = True
-                ticket.finish()
+                for each in (ticket, *ticket.parts()):
+                    each.dropped = True
+                    each.finish()
 
 
 def digest(content: bytes) -> bytes:

@@ -5,7 +5,7 @@ import ctypes
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,6 +20,7 @@ from vdx_udf.encoder import processor
 from vdx_udf.encoder.hub import cached_first
 from vdx_udf.encoder.model_name import SCHEMAS, full_name
 from vdx_udf.encoder.preprocess import Preprocess
+from vdx_udf.encoder.regions import Level
 from vdx_udf.encoder.towers import ImageTower, TextTower
 from vdx_udf.errors import ModelError
 
@@ -127,6 +128,11 @@ class Clip:
     def pixels(self, image: Image.Image) -> Tensor:
         """What the model sees of a picture: uint8 (3, H, W), resized and cropped as it was trained."""
         return self.preprocess(image)
+
+    def regions(self, image: Image.Image, levels: list[Level]) -> Iterator[Tensor]:
+        """The same of a picture and then of each of its squares, level after level."""
+        yield self.pixels(image)
+        yield from self.preprocess.tiles(image, levels)
 
     def encode_texts(self, texts: list[str]) -> np.ndarray:
         """Unit vectors, float32 (N, dimension)."""

@@ -300,7 +300,9 @@ class Map:
         return Array(Tuple((self.key, self.value))).write(column)
 
 
-_FIXED = {f"UInt{8 * n}": np.dtype(f"<u{n}") for n in (1, 2, 4, 8)} | {"Float32": np.dtype("<f4")}
+_FIXED = {f"UInt{8 * n}": np.dtype(f"<u{n}") for n in (1, 2, 4, 8)} | {
+    "Float32": np.dtype("<f4"), "Float64": np.dtype("<f8"),
+}  # fmt: skip
 
 
 def parse_type(name: str) -> Any:
@@ -325,7 +327,7 @@ def parse_type(name: str) -> Any:
                 return Tuple(tuple(parse_type(t) for _, t in heads), tuple(n for n, _ in heads))
             return Tuple(tuple(parse_type(part) for part in inside))
     raise NativeError(
-        f"type {name[:80]} is not supported: only String, Float32, UInt8 to UInt64, Array, Tuple and Map are;"
+        f"type {name[:80]} is not supported: only String, Float32, Float64, UInt8 to UInt64, Array, Tuple and Map are;"
         " convert the value with CAST or toString"
     )
 

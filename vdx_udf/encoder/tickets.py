@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vdx_udf.encoder.facts import Facts
 from vdx_udf.encoder.image import shortened
+from vdx_udf.encoder.regions import Box
 
 
 class EncodeError(ValueError):
@@ -15,7 +16,7 @@ class EncodeError(ValueError):
 
 
 class Entry:
-    """One distinct input: `value` becomes its unit vector, float32 (dimension,), its thumbnail, its facts, or why it has none.
+    """One distinct input: `value` becomes its unit vector, float32 (dimension,), a file, facts, regions, or why it has none.
 
     `key` is None until a file or URL was read: then it may turn out to follow another entry with the same content.
     """
@@ -26,12 +27,22 @@ class Entry:
         self.key, self.payload = key, payload
         self.name = "" if payload is None else shortened(payload)
         self.queued = 0.0  # when it was ready for the model
-        self.value: np.ndarray | bytes | Facts | EncodeError | None = value
+        self.value: Value | EncodeError | None = value
         self.tickets: list[Ticket] = []
         self.followers: list[Entry] = []
 
     def is_wanted(self) -> bool:
         return not all(ticket.dropped for entry in (self, *self.followers) for ticket in entry.tickets)
+
+
+class Regions(NamedTuple):
+    """A picture that was cut: the vectors of its boxes are a ticket's rows."""
+
+    boxes: list[Box]
+    ticket: "Ticket"
+
+
+Value = np.ndarray | bytes | Facts | Regions
 
 
 class Ticket:
@@ -43,6 +54,10 @@ class Ticket:
         self.dropped = False
         self._done = threading.Event()
 
+    def parts(self) -> list["Ticket"]:
+        """The tickets of pictures that were cut."""
+        return [entry.value.ticket for entry in self.entries if isinstance(entry.value, Regions)]
+
     def finish(self) -> None:
         self._done.set()
 
@@ -51,7 +66,7 @@ class Ticket:
         if self.dropped:
             raise ConnectionAbortedError
 
-    def _values(self) -> list[np.ndarray | bytes | Facts]:
+    def _values(self) -> list[Value]:
         self._wait()
         for entry in self.entries:
             if isinstance(entry.value, EncodeError):
@@ -62,12 +77,12 @@ class Ticket:
         """The rows' unit vectors, float32 (rows, dimension), once all are there. Raises the first error among them."""
         return np.stack(self._values())[self.row_of]
 
-    def thumbnails(self) -> list[bytes]:
-        """The rows' thumbnails, once all are there. Raises the first error among them."""
+    def values(self) -> list[Value]:
+        """The rows' values, once all are there. Raises the first error among them."""
         values = self._values()
         return [values[i] for i in self.row_of]
 
-    def outcomes(self) -> list[np.ndarray | bytes | Facts | str]:
+    def outcomes(self) -> list[Value | str]:
         """The rows' values or the reasons why there is none, once all are there; each row knows its own input."""
         self._wait()
         found = [str(e.value) if isinstance(e.value, EncodeError) else e.value for e in self.entries]

@@ -17,8 +17,9 @@ from vdx_udf.encoder.fair_pool import FairPool
 from vdx_udf.encoder.fair_queue import IMAGE, TEXT, FairQueue
 from vdx_udf.encoder.image import ImageError, ImageSource, is_content
 from vdx_udf.encoder.ledger import Ledger, digest
+from vdx_udf.encoder.regions import WHOLE, Box, cut_out, pyramid, shorter_side
 from vdx_udf.encoder.thumbnails import jpeg
-from vdx_udf.encoder.tickets import EncodeError, Entry
+from vdx_udf.encoder.tickets import EncodeError, Entry, Regions
 
 
 class TextWay:
@@ -132,8 +133,53 @@ class PictureWay:
         self._queue.put(client, IMAGE, [entry])
 
 
+class RegionWay:
+    """Pictures are cut into regions, each of which goes to the model as a picture of its own.
+
+    `jpeg_scale`: JPEGs are decoded at no less than this many times the pixels that the finest squares need; 0: always whole.
+    """
+
+    def __init__(self, model: Any, pools: PicturePools, jpeg_scale: int, ledger: Ledger, queue: FairQueue, note: Callable):
+        self._model, self._pools, self._jpeg_scale = model, pools, jpeg_scale
+        self._ledger, self._queue, self._note = ledger, queue, note
+
+    def send(self, client: Hashable, entry: Entry, levels: int) -> None:
+        if levels <= settings.REGION_LEVELS:
+            self._pools.send(client, entry, take, partial(self._cut, client, levels))
+        else:
+            reason = f"regions of {levels} levels: at most {settings.REGION_LEVELS} finer ones than the whole are made"
+            self._ledger.deliver([(entry, EncodeError(reason))])
+
+    def _cut(self, client: Hashable, levels: int, entry: Entry) -> None:
+        if not entry.is_wanted():
+            return
+        side = self._model.preprocess.side
+        picture = opened(entry.payload, self._jpeg_scale * shorter_side(levels, side))
+        known_by = digest(entry.payload)
+        with self._pools.decoding(picture):
+            image = decoded(picture)
+            finer = pyramid(image.height, image.width, levels, side)
+            boxes = [WHOLE, *(box for level in finer for box in level.boxes(side))]
+            rows = list(range(len(boxes)))
+            keys = [(known_by, levels, row) for row in rows]
+            ticket, fresh = self._ledger.enter(IMAGE, [entry.payload] * len(boxes), keys, rows)
+            self._note(IMAGE, rows=len(boxes), cache_hits=len(boxes) - len(fresh))
+            mine = set(map(id, fresh))
+            try:
+                for part, pixels in zip(ticket.entries, self._model.regions(image, finer) if fresh else (), strict=bool(fresh)):
+                    if id(part) in mine:
+                        part.payload = pixels
+            except Exception as error:
+                self._ledger.deliver([(part, picture_error(error)) for part in fresh])
+                raise
+        self._queue.put(client, IMAGE, fresh)
+        self._ledger.deliver([(entry, Regions(boxes, ticket))])
+        if not entry.is_wanted():  # by now
+            self._ledger.drop([ticket])
+
+
 class SmallWay:
-    """Pictures reduced become what `finish` makes of them, without the model; none is kept: that is a table's work."""
+    """Pictures become what `finish` makes of them, without the model; nothing is kept: that is a table's work."""
 
     def __init__(self, pools: PicturePools, ledger: Ledger):
         self._pools, self._ledger = pools, ledger
@@ -149,21 +195,29 @@ class SmallWay:
     def facts(self, client: Hashable, entry: Entry) -> None:
         self._send(client, entry, settings.FACTS_SIDE, measured)
 
+    def part(self, client: Hashable, entry: Entry, box: Box) -> None:
+        if box.lies_within():
+            self._pools.send(client, entry, take, partial(self._make, 0, False, partial(cut_out, box)))
+        else:
+            reason = f"a box of {box.described()}: shares of width and height, all within 0 to 1 and the size above 0"
+            self._ledger.deliver([(entry, EncodeError(reason))])
+
     def _send(self, client: Hashable, entry: Entry, side: int, finish: Callable[[Image], Any]) -> None:
-        self._pools.send(client, entry, self._take, partial(self._make, side, finish))
+        self._pools.send(client, entry, take, partial(self._make, side, True, finish))
 
-    @staticmethod
-    def _take(entry: Entry, content: bytes) -> bool:
-        entry.payload = content
-        return True
-
-    def _make(self, side: int, finish: Callable[[Image], Any], entry: Entry) -> None:
+    def _make(self, side: int, is_small: bool, finish: Callable[[Image], Any], entry: Entry) -> None:
         if not entry.is_wanted():
             return
-        picture = opened(entry.payload, side, is_thumbnail=True)
+        picture = opened(entry.payload, side, is_thumbnail=is_small)
         with self._pools.decoding(picture):
-            small = decoded(picture)
-        self._ledger.deliver([(entry, finish(small))])
+            image = decoded(picture)
+        self._ledger.deliver([(entry, finish(image))])
+
+
+def take(entry: Entry, content: bytes) -> bool:
+    """Of a path or URL: there always is work, whatever else it was read as."""
+    entry.payload = content
+    return True
 
 
 def readable(text: bytes) -> str:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 _VIEW = re.compile(r"^CREATE MATERIALIZED VIEW IF NOT EXISTS (\w+) TO \w+ AS\n(.*?);$", re.MULTILINE | re.DOTALL)
-_DIMENSION = re.compile(r"\b\d+ /\* dimension \*/")
+_DIMENSION = re.compile(r"\b\d+ /\* dimension( \+ 1)? \*/")
 _INDEX = re.compile(r"'\w+', \d+, \d+ /\* index \*/")
 
 
@@ -17,7 +17,7 @@ def bundle_folder(name: str) -> Path:
 
 def with_dimension(text: str, dimension: int | str) -> str:
     """The text of a SQL file with a model's embedding dimension in every place that it marks."""
-    return _DIMENSION.sub(f"{dimension} /* dimension */", text)
+    return _DIMENSION.sub(lambda mark: f"{int(dimension) + bool(mark[1])} /* dimension{mark[1] or ''} */", text)
 
 
 def with_index(text: str, index: str) -> str:
