@@ -73,14 +73,14 @@ WITH
         (
             SELECT id, source, dataset, model, weights_hash, best
             FROM images
-            INNER JOIN
+            GLOBAL INNER JOIN
             (
                 SELECT hit.1 AS id, hit.2 AS loaded_at, min((hit.3, hit.4)) AS best
                 FROM (SELECT arrayJoin(list) AS hit, horizon FROM (SELECT hits.1 AS list, hits.2 AS horizon))
                 WHERE hit.3 <= horizon AND hit.5
                 GROUP BY id, loaded_at
             ) AS nearest USING (id, loaded_at)
-            WHERE id IN (SELECT arrayJoin(hits.1.1)) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+            WHERE id GLOBAL IN (SELECT arrayJoin(hits.1.1)) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
                 AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})
             ORDER BY best.1
             LIMIT {k:UInt32}
@@ -146,13 +146,13 @@ WITH
     ) AS hits
 SELECT id, source, dataset, best.1 AS distance, best.2 AS box
 FROM images
-INNER JOIN
+GLOBAL INNER JOIN
 (
     SELECT hit.1 AS id, hit.2 AS loaded_at, min((hit.3, hit.4)) AS best
     FROM (SELECT arrayJoin(hits) AS hit)
     GROUP BY id, loaded_at
 ) AS nearest USING (id, loaded_at)
-WHERE id IN (SELECT arrayJoin(hits.1))
+WHERE id GLOBAL IN (SELECT arrayJoin(hits.1))
     AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
 ORDER BY distance
 LIMIT {k:UInt32};
@@ -183,13 +183,13 @@ WITH
     ) AS hits
 SELECT id, source, dataset, best.1 AS distance, best.2 AS box
 FROM images
-INNER JOIN
+GLOBAL INNER JOIN
 (
     SELECT hit.1 AS id, hit.2 AS loaded_at, min((hit.3, hit.4)) AS best
     FROM (SELECT arrayJoin(hits) AS hit)
     GROUP BY id, loaded_at
 ) AS nearest USING (id, loaded_at)
-WHERE id IN (SELECT arrayJoin(hits.1))
+WHERE id GLOBAL IN (SELECT arrayJoin(hits.1))
     AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
 ORDER BY distance
 LIMIT {k:UInt32};
@@ -219,13 +219,13 @@ WITH
     ) AS hits
 SELECT id, source, dataset, best.1 AS distance, best.2 AS box
 FROM images
-INNER JOIN
+GLOBAL INNER JOIN
 (
     SELECT hit.1 AS id, hit.2 AS loaded_at, min((hit.3, hit.4)) AS best
     FROM (SELECT arrayJoin(hits) AS hit)
     GROUP BY id, loaded_at
 ) AS nearest USING (id, loaded_at)
-WHERE id IN (SELECT arrayJoin(hits.1))
+WHERE id GLOBAL IN (SELECT arrayJoin(hits.1))
     AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
 ORDER BY distance
 LIMIT {k:UInt32};
@@ -279,13 +279,13 @@ WITH
     ) AS hits
 SELECT id, source, dataset, best.1 AS distance, best.2 AS box
 FROM images
-INNER JOIN
+GLOBAL INNER JOIN
 (
     SELECT hit.1 AS id, hit.2 AS loaded_at, min((hit.3, hit.4)) AS best
     FROM (SELECT arrayJoin(hits) AS hit)
     GROUP BY id, loaded_at
 ) AS nearest USING (id, loaded_at)
-WHERE id IN (SELECT arrayJoin(hits.1)) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+WHERE id GLOBAL IN (SELECT arrayJoin(hits.1)) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
     AND id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
 ORDER BY distance
 LIMIT {k:UInt32};
@@ -333,3 +333,13 @@ FROM
 ORDER BY indexOf(['top', 'uncertain', 'random', 'more'], reason), if(reason = 'random', sipHash64(id, seed), 0), distance
 LIMIT 1 BY id
 LIMIT {k:UInt32};
+
+-- concept_region_scores(concept, image_id): the same under a concept: each part's probability.
+-- Example: SELECT box, probability FROM concept_region_scores(concept = 'circles', image_id = 42) ORDER BY probability DESC LIMIT 3
+CREATE OR REPLACE VIEW concept_region_scores AS
+WITH assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM current_weight(concept = {concept:String}))) AS current
+SELECT place, box, vdx_probability(arrayPopBack(vector), current.1, current.2, current.3) AS probability
+FROM regions
+WHERE image_id = {image_id:UInt64} AND (image_id, loaded_at) GLOBAL IN (SELECT id, loaded_at FROM current_images WHERE id = {image_id:UInt64})
+ORDER BY place
+LIMIT 1 BY place;

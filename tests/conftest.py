@@ -114,7 +114,7 @@ def fresh_tables(client):
 
 def empty_tables(client) -> None:
     for table in (
-        "images", "superseded_images", "superseded_rejects", "arrivals", "rejects", "inputs", "labels", "classifiers", "kept_concepts", "kept_scores", "near_pairs", "neighbours", "search_trials", "vocabulary", "thumbnails", "picture_facts", "kept_mistakes", "map_points",
+        "images", "superseded_images", "superseded_rejects", "arrivals", "rejects", "inputs", "labels", "classifiers", "kept_concepts", "kept_scores", "near_pairs", "neighbours", "search_trials", "vocabulary", "thumbnails", "picture_facts", "regions", "kept_mistakes", "map_points",
     ):  # fmt: skip
         client.command(f"TRUNCATE TABLE {table}")
 

@@ -23,7 +23,7 @@ CREATE OR REPLACE VIEW classifiers ON CLUSTER '{cluster}' AS SELECT * FROM vdx.c
 -- Example: SELECT concept FROM vdx_shard.kept_concepts
 CREATE OR REPLACE VIEW kept_concepts ON CLUSTER '{cluster}' AS SELECT * FROM vdx.kept_concepts;
 
--- here, each shard's own rows: images rejects inputs inbox embedded superseded_images image_rows images_supersede rejects_supersede superseded_rejects images_supersede_rejects current_images current_rejects inbox_embed arrivals embedded_arrivals arrival_rows arrivals_clash embedded_images embedded_rejects embedded_inputs kept_scores kept_scores_of_new index_status thumbnails picture_facts
+-- here, each shard's own rows: images rejects inputs inbox embedded superseded_images image_rows images_supersede rejects_supersede superseded_rejects images_supersede_rejects current_images current_rejects inbox_embed arrivals embedded_arrivals arrival_rows arrivals_clash embedded_images embedded_rejects embedded_inputs kept_scores kept_scores_of_new index_status thumbnails picture_facts regions
 
 USE vdx;
 -- images: of all shards. A row that is inserted goes to the shard that its id names.
@@ -70,6 +70,11 @@ ENGINE = Distributed('{cluster}', vdx_shard, thumbnails, cityHash64(content_hash
 -- Example: SELECT format, count() FROM vdx.picture_facts GROUP BY format
 CREATE TABLE IF NOT EXISTS picture_facts ON CLUSTER '{cluster}' AS vdx_shard.picture_facts
 ENGINE = Distributed('{cluster}', vdx_shard, picture_facts, cityHash64(content_hash));
+
+-- regions: of all shards, each of its own images.
+-- Example: SELECT dataset, count() FROM vdx.regions GROUP BY dataset
+CREATE TABLE IF NOT EXISTS regions ON CLUSTER '{cluster}' AS vdx_shard.regions
+ENGINE = Distributed('{cluster}', vdx_shard, regions, image_id);
 
 -- index_status: of all shards, as vdx_shard.index_status on each.
 -- Example: SELECT dataset, images, images_without_index FROM vdx.index_status

@@ -340,7 +340,16 @@ def grid(prefix, url, query: str, output: Path, columns: int, parameters: tuple[
     help=f"Then keep thumbnails of that many pixels, {settings.THUMBNAIL_SIDE} as the explorer's where none is said.",
 )
 @click.option("--facts", is_flag=True, help="Then measure the pictures, for `health`: width, height, brightness, sharpness.")
-def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...], side: int | None, facts: bool) -> None:
+@click.option(
+    "--regions",
+    "levels",
+    type=click.IntRange(1, settings.REGION_LEVELS),
+    metavar="LEVELS",
+    help="Then cut the pictures into parts, of so many finer levels, and embed each: 21 of a square one at 2.",
+)
+def load(
+    name: str, place: str | None, prefix, url, parameters: tuple[str, ...], side: int | None, facts: bool, levels: int | None
+) -> None:
     """Load a data set: run sql/datasets/NAME.sql, or a file of your own, with path = PATH and a progress bar."""
     from vdx_udf import engine
     from vdx_udf.commands import load as loading
@@ -362,6 +371,8 @@ def load(name: str, place: str | None, prefix, url, parameters: tuple[str, ...],
         loading.keep_thumbnails(session, values.get("dataset", ""), side)
     if facts:
         loading.keep_facts(session, values.get("dataset", ""))
+    if levels:
+        loading.keep_regions(session, values.get("dataset", ""), levels)
 
 
 @main.command()

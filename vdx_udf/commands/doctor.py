@@ -22,6 +22,7 @@ TABLES = (
     "schema_version",
     "thumbnails",
     "picture_facts",
+    "regions",
 )
 WRITTEN = ("inbox", "labels", "classifiers")
 MOST_HIDDEN = 500  # rows; as the loaders of sql/datasets have it

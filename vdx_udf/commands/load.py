@@ -95,22 +95,36 @@ def keep_thumbnails(session: Session, dataset: str, side: int) -> None:
     """Makes the thumbnails that a data set ('': all) lacks; prints how many images it has, how many have one, why not all."""
     session.parameters = {"dataset": dataset, "side": str(side)}
     missing = "missing_thumbnails_of(dataset = {dataset:String}, side = {side:UInt16})"
-    _keep(session, missing, "thumbnails", "side = {side:UInt16}", "thumbnails", "try_thumbnail")
+    _keep(session, missing, "thumbnails", "side = {side:UInt16}", "thumbnails", "try_thumbnail", _BY_CONTENT)
 
 
 def keep_facts(session: Session, dataset: str) -> None:
     """Measures the pictures that are not measured yet, of a data set ('': all); prints the same of them."""
     session.parameters = {"dataset": dataset}
     missing = "missing_picture_facts(dataset = {dataset:String})"
-    _keep(session, missing, "picture_facts", "true", "measured", "vdx_picture_facts")
+    _keep(session, missing, "picture_facts", "true", "measured", "vdx_picture_facts", _BY_CONTENT)
 
 
-def _keep(session: Session, missing: str, table: str, where: str, what: str, function: str) -> None:
-    """Fills a table, by content, of what `function` makes of pictures; `where`: its rows that count, `what`: their name."""
-    among = f"vdx_picture_key(source, content_hash) GLOBAL IN (SELECT content_hash FROM {table} WHERE {where})"
+def keep_regions(session: Session, dataset: str, levels: int) -> None:
+    """Cuts and embeds the pictures that have no regions of so many levels, of a data set ('': all); prints the same of them."""
+    session.parameters = {"dataset": dataset, "levels": str(levels)}
+    missing = "missing_regions(dataset = {dataset:String}, levels = {levels:UInt8})"
+    where = "place = 0 AND levels >= {levels:UInt8}"
+    _keep(session, missing, "regions", where, "with_regions", "try_encode_regions", _BY_ROW)
+
+
+# What an image and what a kept row is known by.
+_BY_CONTENT = ("vdx_picture_key(source, content_hash)", "content_hash")
+_BY_ROW = ("(id, loaded_at)", "image_id, loaded_at")
+
+
+def _keep(session: Session, missing: str, table: str, where: str, what: str, function: str, keys: tuple[str, str]) -> None:
+    """Fills a table of what `function` makes of pictures; `where`: its rows that count, `what`: their name."""
+    of_image, of_row = keys
+    among = f"{of_image} GLOBAL IN (SELECT {of_row} FROM {table} WHERE {where})"
     images = "current_images WHERE {dataset:String} = '' OR dataset = {dataset:String}"
     done = f"SELECT count() FROM {table} WHERE {where}"
-    ((total,),) = session.query(f"SELECT ({done}) + uniqExactIf(content_hash, NOT {among}) FROM {images}").result_rows
+    ((total,),) = session.query(f"SELECT ({done}) + uniqExactIf({of_image}, NOT {among}) FROM {images}").result_rows
     # A block is what is read and stored at a time, which bounds memory and what a stop can lose.
     session.run(
         f"INSERT INTO {table} SELECT * FROM {missing} SETTINGS max_threads = 4, max_block_size = 32,"

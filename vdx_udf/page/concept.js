@@ -16,10 +16,11 @@ export class Concept {
   /**
    * `work(what, task)` runs a task with status, cancel button and error message, and gives its value or undefined.
    * `suggest()` is what a first mark starts a concept from: {name, start}, or null. `show(view)` fills the grid,
-   * `onMark(id, mark)` dresses a picture in it, `onOpen(row)` shows one picture.
+   * `onMark(id, mark)` dresses a picture in it, `onOpen(row)` shows one picture, `byParts()` says whether pictures go by
+   * their parts.
    */
-  constructor({ work, suggest, show, onMark, onOpen }) {
-    Object.assign(this, { work, suggest, show, onMark, onOpen });
+  constructor({ work, suggest, show, onMark, onOpen, byParts }) {
+    Object.assign(this, { work, suggest, show, onMark, onOpen, byParts });
     this.name = '';
     this.marks = new Map();
     this.rounds = [];
@@ -60,8 +61,11 @@ export class Concept {
     return { true: 'yes', false: 'no' }[this.marks.get(id)] ?? '';
   }
 
-  /** A person's judgement; the first one of a search starts a concept. Marking the same again takes the mark back. */
-  mark(id, positive) {
+  /**
+   * A person's judgement; the first one of a search starts a concept. Marking the same again takes the mark back. A yes may
+   * say where, by a box.
+   */
+  mark(id, positive, box = null) {
     return this.#inTurn(positive ? 'marking yes' : 'marking no', async () => {
       if (!this.name) {
         const suggested = this.suggest();
@@ -69,7 +73,7 @@ export class Concept {
         await this.#start(suggested.name, suggested.start);
       }
       const before = this.marks.get(id);
-      await this.#setMark(id, before === positive ? undefined : positive);
+      await this.#setMark(id, before === positive && !box ? undefined : positive, box);
       this.#did(`${positive ? 'yes' : 'no'} of a picture`, () => this.#setMark(id, before));
     });
   }
@@ -78,7 +82,7 @@ export class Concept {
     return this.#inTurn('refining', async () => {
       if (!this.name) throw new Error('Mark pictures first: refining learns from them.');
       const before = this.rounds.at(-1).round;
-      await run(statements.refine(this.name));
+      await run((this.byParts() ? statements.refineByParts : statements.refine)(this.name));
       await this.#readRounds();
       const after = this.rounds.at(-1).round;
       this.#did(`round ${after}`, () => this.#revertTo(before));
@@ -145,12 +149,12 @@ export class Concept {
     await this.#readRounds();
   }
 
-  async #setMark(id, positive) {
+  async #setMark(id, positive, box = null) {
     if (positive === undefined) {
       await run(statements.undoLabel(this.name, id));
       this.marks.delete(id);
     } else {
-      await run(statements.label(this.name, id, positive));
+      await run(box ? statements.labelPart(this.name, id, box) : statements.label(this.name, id, positive));
       this.marks.set(id, positive);
     }
     this.onMark(id, this.markOf(id));

@@ -1,5 +1,6 @@
 // A grid of pictures that only has elements for what is in sight, so that ten thousand scroll like ten.
 
+import { boxOver } from './parts.js';
 import { load } from './thumbnails.js';
 
 const CELL = 176; // least width of a cell, pixels
@@ -7,7 +8,7 @@ const ROW = 232; // height of a row; style.css fills it
 const AHEAD = 2; // rows kept beyond either edge
 
 export class Grid {
-  /** `onOpen(row)`, `onMark(row, positive)`; rows are {id, source, text, mark} with mark 'yes', 'no' or ''. */
+  /** `onOpen(row)`, `onMark(row, positive)`; rows are {id, source, text, mark, box} with mark 'yes', 'no' or '', and a box to be drawn or none. */
   constructor(list, { onOpen, onMark }) {
     this.list = list;
     this.rows = [];
@@ -108,7 +109,7 @@ export class Grid {
       if (!url) return;
       const picture = Object.assign(new Image(), { src: url, alt: '', decoding: 'async' });
       picture.addEventListener('error', () => refuse('no format that this browser shows'));
-      thumb.replaceChildren(picture);
+      thumb.replaceChildren(picture, ...(row.box ? [boxOver(picture, row.box)] : []));
     }, (error) => refuse(error.sentence ?? error.message));
     return cell;
   }

@@ -6,6 +6,7 @@ import { Concept } from './concept.js';
 import { Grid, nameOf } from './grid.js';
 import { Health } from './health.js';
 import { PictureMap } from './map.js';
+import { Parts, cut } from './parts.js';
 import { load } from './pictures.js';
 import { load as loadThumbnail } from './thumbnails.js';
 
@@ -69,6 +70,9 @@ function complain(error) {
 
 const filter = () => ({ dataset: $('dataset').value, attribute: $('attribute').value, value: $('attribute').value && $('value').value });
 const count = () => Number($('count').value);
+const byParts = () => $('parts').checked;
+const boxOf = ({ box }) => (box ? JSON.parse(box) : null);
+const isPart = (box) => Boolean(box) && (box[2] < 1 || box[3] < 1);
 const near = (row) => number(row.distance);
 const probable = (row) => number(row.probability);
 
@@ -78,11 +82,11 @@ const VIEWS = {
     statement: () => statements.newest(filter(), count()), text: (row) => nameOf(row.source),
     title: () => `newest first, of ${filter().dataset ? `“${filter().dataset}”` : here}`,
   },
-  text: { statement: (view) => statements.searchText(view.text, filter(), count()), text: near, title: (view) => `nearest to “${view.text}”` },
-  picture: { statement: (view) => statements.searchPicture(view.base64, filter(), count()), text: near, title: (view) => `nearest to ${view.name}` },
+  text: { statement: (view) => (byParts() ? statements.searchTextParts : statements.searchText)(view.text, filter(), count()), text: near, title: (view) => `nearest to “${view.text}”` },
+  picture: { statement: (view) => (byParts() ? statements.searchPictureParts : statements.searchPicture)(view.base64, filter(), count()), text: near, title: (view) => `nearest to ${view.name}` },
   like: { statement: (view) => statements.searchLike(view.id, filter(), count()), text: near, title: (view) => `most like ${nameOf(view.source)}` },
-  best: { statement: (view) => statements.best(view.concept, filter(), count()), text: probable, title: (view) => `best of “${view.concept}”` },
-  next: { statement: (view) => statements.nextToLabel(view.concept, LABELS_A_ROUND), text: (row) => `${probable(row)} ${row.reason}`, title: () => 'to label next' },
+  best: { statement: (view) => (byParts() ? statements.bestByParts : statements.best)(view.concept, filter(), count()), text: probable, title: (view) => `best of “${view.concept}”` },
+  next: { statement: (view) => (byParts() ? statements.nextByParts : statements.nextToLabel)(view.concept, LABELS_A_ROUND), text: (row) => `${probable(row)} ${row.reason}`, title: () => 'to label next' },
   moved: {
     statement: (view) => statements.moved(view.concept, view.before, view.after, view.top),
     keep: (row, view) => row.moved === view.moved,
@@ -122,7 +126,7 @@ async function show(wanted) {
   $('grid').removeAttribute('aria-busy');
   if (!rows) return;
   const kept = rows.filter((row) => keep(row, wanted));
-  grid.show(kept.map((row) => ({ id: row.id, source: row.source, text: text(row), mark: concept.markOf(row.id) })));
+  grid.show(kept.map((row) => ({ id: row.id, source: row.source, text: text(row), mark: concept.markOf(row.id), box: isPart(boxOf(row)) ? boxOf(row) : null })));
   const milliseconds = Math.round(performance.now() - began);
   $('said').textContent = `${kept.length} pictures ${title(wanted)}, ${milliseconds} ms`;
   $('empty').hidden = kept.length > 0;
@@ -131,7 +135,7 @@ async function show(wanted) {
 
 const health = new Health($('health-rows'), { work, show, say: (text) => { $('said').textContent = text; }, dataset: () => $('dataset').value });
 const grid = new Grid($('grid'), { onOpen: openDetails, onMark: (row, positive) => concept.mark(row.id, positive) });
-const concept = new Concept({ work, show, onMark: (id, mark) => grid.setMark(id, mark), onOpen: openDetails, suggest: suggestion });
+const concept = new Concept({ work, show, onMark: (id, mark) => grid.setMark(id, mark), onOpen: openDetails, suggest: suggestion, byParts });
 
 /** What a first mark starts a concept from: the search whose hits are marked. */
 function suggestion() {
@@ -226,7 +230,7 @@ function fillValues(chosen = '') {
   $('value').disabled = !options.length;
 }
 
-for (const id of ['count', 'value']) $(id).addEventListener('change', () => view && show(view));
+for (const id of ['count', 'value', 'parts']) $(id).addEventListener('change', () => view && show(view));
 $('attribute').addEventListener('change', () => {
   fillValues();
   if (view) show(view);
@@ -458,6 +462,9 @@ let opened = null;
 
 async function openDetails(row) {
   opened = row;
+  parts.show(row.box);
+  $('details-why').hidden = !explains(view) || $('parts-wanted').hidden;
+  $('details-why').setAttribute('aria-pressed', 'false');
   $('details-title').textContent = nameOf(row.source);
   $('details-picture').removeAttribute('src');
   $('details-facts').replaceChildren();
@@ -482,6 +489,29 @@ function moreLike(row) {
   $('query').value = '';
   show({ kind: 'like', id: row.id, source: row.source });
 }
+
+// A part of it
+
+const parts = new Parts($('details-parts'), (box) => { $('details-part').disabled = $('details-part-yes').disabled = !box; });
+/** Whether what is looked at says how near each part is. */
+const explains = (looked) => ['text', 'picture', 'best', 'next'].includes(looked?.kind);
+
+$('details-part').addEventListener('click', async () => {
+  const file = await work('cutting the picture', () => cut($('details-picture'), parts.box, `a part of ${nameOf(opened.source)}`));
+  $('details').close();
+  openTab(tabs[0]);
+  $('query').value = '';
+  if (file) searchFile(file);
+});
+$('details-part-yes').addEventListener('click', () => concept.mark(opened.id, true, parts.box));
+$('details-why').addEventListener('click', async () => {
+  const isShown = $('details-why').getAttribute('aria-pressed') === 'true';
+  $('details-why').setAttribute('aria-pressed', String(!isShown));
+  const rows = isShown ? [] : await work('scoring the parts', () => select(statements.partScores(view, opened.id)));
+  const scores = (rows ?? []).map(({ score }) => Number(score));
+  const [least, most] = [Math.min(...scores), Math.max(...scores)];
+  parts.showHeat((rows ?? []).map((row, place) => [boxOf(row), (scores[place] - least) / (most - least || 1)]));
+});
 
 $('details-like').addEventListener('click', () => {
   $('details').close();
@@ -580,6 +610,12 @@ $('login-form').addEventListener('submit', (event) => {
   begin();
 });
 
+/** Searching by parts is offered where there are parts. */
+async function readParts() {
+  const [{ parts: known }] = await select(statements.parts());
+  $('parts-wanted').hidden = known === '0';
+}
+
 async function begin() {
   await work('reading what is here', async () => {
     const known = await select(statements.datasets(ON_A_CARD));
@@ -588,7 +624,7 @@ async function begin() {
     $('dataset').replaceChildren(new Option('all', ''), ...known.map(({ dataset, images }) => new Option(`${dataset} (${images})`, dataset)));
     $('cards').replaceChildren(...known.map(card));
     pressCards();
-    const others = [readAttributes(), concept.list(), readTemplates()];
+    const others = [readAttributes(), concept.list(), readTemplates(), readParts()];
     if (total) await show({ kind: 'newest' });
     else {
       $('start').hidden = !known.length; // data sets of rejects alone

@@ -42,6 +42,30 @@ const searchVector = (vector, filter, k) => isSet(filter)
   ? sql`SELECT id, source, dataset, distance FROM search_vector_where(vector = ${vector}, ${where(filter)}, k = ${k})`
   : sql`SELECT id, source, dataset, distance FROM search_vector(vector = ${vector}, k = ${k})`;
 export const searchPicture = (base64, filter, k) => searchVector(encodedPicture(base64), filter, k);
+
+// By parts of pictures
+
+const BOX = new Sql('toJSONString([box.1, box.2, box.3, box.4]) AS box');
+export const parts = () => sql`SELECT count() AS parts FROM regions`;
+const searchParts = (vector, filter, k) => isSet(filter)
+  ? sql`SELECT id, source, dataset, distance, ${BOX} FROM search_vector_regions_where(vector = ${vector}, ${where(filter)}, k = ${k})`
+  : sql`SELECT id, source, dataset, distance, ${BOX} FROM search_vector_regions(vector = ${vector}, k = ${k})`;
+export const searchTextParts = (text, filter, k) => searchParts(sql`encode_text(${text})`, filter, k);
+export const searchPictureParts = (base64, filter, k) => searchParts(encodedPicture(base64), filter, k);
+export const bestByParts = (concept, filter, k) => sql`SELECT id, source, dataset, probability, ${BOX} FROM scores_regions(concept = ${concept})
+WHERE true${only(filter)} ORDER BY probability DESC, id LIMIT ${k}`;
+export const nextByParts = (concept, k) =>
+  sql`SELECT id, source, dataset, probability, reason, ${BOX} FROM next_to_label_regions(concept = ${concept}, k = ${k})`;
+export const refineByParts = (concept) => sql`INSERT INTO classifiers SELECT * FROM refine_regions(concept = ${concept})`;
+export const labelPart = (concept, id, [x, y, width, height]) => sql`INSERT INTO labels (concept, image_id, positive, box)
+SELECT ${concept}, ${BigInt(id)}, true, vdx_box(${x}, ${y}, ${width}, ${height})`;
+const vectorOf = (search) => (search.kind === 'text' ? sql`encode_text(${search.text})` : encodedPicture(search.base64));
+/** How the parts of a picture fare under what is looked at, a search or a concept: the more, the better. */
+export const partScores = (view, id) => view.concept
+  ? sql`SELECT ${BOX}, probability AS score FROM concept_region_scores(concept = ${view.concept}, image_id = ${BigInt(id)})`
+  : sql`SELECT ${BOX}, -distance AS score FROM region_scores(vector = ${vectorOf(view)}, image_id = ${BigInt(id)})`;
+
+// More like one that is there
 export const searchLike = (id, filter, k) => isSet(filter)
   ? sql`SELECT id, source, dataset, distance FROM search_id_where(image_id = ${BigInt(id)}, ${where(filter)}, k = ${k})`
   : sql`SELECT id, source, dataset, distance FROM search_id(image_id = ${BigInt(id)}, k = ${k})`;
