@@ -241,6 +241,7 @@ def test_the_sizing_table_is_the_models_and_its_figures_are_measured():
     """The model is pinned: what 1 million, 100 million and 10 billion pictures need, from what the benchmarks found."""
     assert sizing.table() in DOCS
     assert sizing.indexes_table() in DOCS
+    assert sizing.regions_table() in DOCS
     assert f"nodes of {sizing.CORES} cores and {sizing.MEMORY >> 30} GiB" in " ".join(DOCS.split())
     results = ROOT / "tests" / "benchmarks" / "results"
     measured = json.loads((results / "shards.json").read_text())

@@ -236,7 +236,7 @@ PARAMETERS = {
     "share": "1", "recall": "0.9", "precision": "0.9", "round": "0", "before": "0", "after": "0", "to_round": "0", "steps": "5",
     "learning_rate": "0.1", "exclude": "[1]", "method": "'text'", "logit_scale": "100", "train": "'a'", "test": "'b'", "top": "1",
     "uncertain": "1", "diverse": "1", "random": "1", "start": "1", "datasets": "['a', 'b']", "any_of": "map('label', ['a', 'b'])", "none_of": "map('label', ['c'])",
-    "at_least": "map()", "at_most": "map()", "caption": "''", "texts": "['a circle', 'red']", "weights": "[1, -0.5]", "ids": "[1]", "side": "64", "issue": "'dark'",
+    "at_least": "map()", "at_most": "map()", "caption": "''", "texts": "['a circle', 'red']", "weights": "[1, -0.5]", "ids": "[1]", "side": "64", "issue": "'dark'", "levels": "1", "on_regions": "true",
 }  # fmt: skip
 SETS = {
     "none": [], "one": [("a", 1)], "two, one class": [("a", 1), ("a", 2)], "two classes of one": [("a", 1), ("b", 2)],
@@ -287,7 +287,7 @@ def test_no_view_answers_a_number_that_is_none(fresh_tables, layout, rows):
                 continue
             names = dict.fromkeys(re.findall(r"\{(\w+):", re.sub(r"\$\$.*?\$\$", "", made.group(1), flags=re.S)))
             given = dict(PARAMETERS, image_id=str(ids[0] if ids else 1))
-            if each.name in ("picture", "search_image", "folder_files", "passed_over", "undo_label"):
+            if each.name in ("picture", "search_image", "search_image_regions", "folder_files", "passed_over", "undo_label"):
                 continue  # of files; and what needs a judgement
             call = each.name + (f"({', '.join(f'{name} = {given[name]}' for name in names)})" if names else "")
             answer, refusal = [], ""

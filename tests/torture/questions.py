@@ -185,6 +185,36 @@ class Questions:
             {*range(rows)},
         )
 
+    def _encode_regions(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        """Of the parts the first is the whole."""
+        good, wanted = _good(min(rows, 60))
+        value = f"encode_regions(concat(bytes, '{salt}'), 1)" if salt % 2 else "encode_regions(path, 1)"
+        return (
+            f"SELECT k, if(length(parts) = 5, L2Distance(parts[1].vector, expected), 1) FROM (SELECT k, expected, {value} AS parts"
+            f" FROM (SELECT * FROM torture_pictures WHERE {wanted} LIMIT {PICTURES}))",
+            good,
+        )
+
+    def _try_encode_regions(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        rows = min(rows, 60)
+        value = f"try_encode_regions(concat(bytes, '{salt}'), 1)" if salt % 2 else "try_encode_regions(path, 1)"
+        return (
+            f"SELECT k, multiIf(empty(tried.regions) AND notEmpty(tried.error), if(k % 10 = 9, 0, {REFUSED}),"
+            " length(tried.regions) != 5 OR notEmpty(tried.error), 1,"
+            " L2Distance(arrayResize(tried.regions[1].vector, 512), expected))"
+            f" FROM (SELECT k, expected, {value} AS tried FROM (SELECT * FROM torture_pictures WHERE k < {rows} LIMIT {PICTURES}))",
+            {*range(rows)},
+        )
+
+    def _vdx_cut(self, rows: int, salt: int) -> tuple[str, set[int]]:
+        """All of a picture is the picture."""
+        good, wanted = _good(rows)
+        value = f"encode_image(vdx_cut({'bytes' if salt % 2 else 'path'}, 0, 0, 1, 1))"
+        return (
+            f"SELECT k, L2Distance({value}, expected) FROM (SELECT * FROM torture_pictures WHERE {wanted} LIMIT {PICTURES})",
+            good,
+        )
+
     def _thumbnail(self, rows: int, salt: int) -> tuple[str, set[int]]:
         good, wanted = _good(rows)
         value = f"thumbnail({'bytes' if salt % 2 else 'path'}, {SIDE})"
