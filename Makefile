@@ -11,7 +11,7 @@ TESTABLE = .venv/.testable
 COMPARABLE = .venv/.comparable
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-thumbnails bench-mistakes bench-clusters bench-health bench-shards lock audit tiny clean
+.PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-thumbnails bench-mistakes bench-clusters bench-health bench-regions bench-shards lock audit tiny clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -80,6 +80,9 @@ bench-clusters: $(TESTABLE)  ## measure clusters against known labels, beside sc
 
 bench-health: $(COMPARABLE)  ## measure what is odd about photographs beside cleanvision (1 minute)
 	.venv/bin/python -m tests.benchmarks.health
+
+bench-regions: $(TESTABLE)  ## measure small things in large pictures, whole pictures beside their parts (15 minutes)
+	.venv/bin/python -m tests.benchmarks.regions
 
 bench-explorer: $(TESTABLE)  ## measure the explorer page in a browser over 25,000 pictures (5 minutes)
 	.venv/bin/python -m tests.benchmarks.explorer

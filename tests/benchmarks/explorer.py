@@ -119,7 +119,7 @@ def main() -> None:
             page.wait_for_timeout(2_000)
             picture = page.screenshot()
     result = {
-        "machine": _machine(),
+        "machine": machine(),
         "pictures": PICTURES,
         "milliseconds": {
             what: {f"p{q}": round(float(np.quantile(times, q / 100)), 1) for q in (50, 95)} | {"most": round(max(times), 1)}

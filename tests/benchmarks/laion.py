@@ -80,7 +80,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "laion.json").write_text(json.dumps(found.rows, indent=1) + "\n")
     lines = [
-        f"{_machine()}.",
+        f"{machine()}.",
         "",
         COLUMNS,
         "|---|---|---|---|---|---|",

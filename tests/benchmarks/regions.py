@@ -1,10 +1,10 @@
 """Small things in large pictures: one vector a picture beside regions, on drawn scenes whose content is known.
 
-`.venv/bin/python -m tests.benchmarks.regions [SCENES]` draws so many scenes of each kind (400), an object of a given share of the
+`make bench-regions` draws 400 scenes of each kind, an object of a given share of the
 picture among clutter, loads them with the bundled model into the embedded engine, fills `regions`, and measures by SQL, for all 64
 pairs of a colour and a shape: average precision and recall@10 of text search with whole pictures and with regions; three rounds of
 refinement from marked boxes and from whole pictures. Then what a search costs over 10,000 pictures of 21 parts, whose vectors are
-mixed of those scenes', and what cutting costs. Writes results/regions.{json,md,png}.
+mixed of such scenes', and what cutting costs. `found`, `searches` or `cutting` as argument does one of the three anew. Writes results/regions.{json,md,png}.
 """
 
 import io
@@ -23,11 +23,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tests.benchmarks.run import RESULTS
+from tests.benchmarks.run import RESULTS, machine
+from tests.benchmarks.works import MODEL, photos
 from vdx_udf import engine
 from vdx_udf.commands import target
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.installer.layout import Layout
+from vdx_udf.settings import REGION_LEVELS
 from vdx_udf.tiny.pictures import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, _jitter, _outline, _texture
 
 SIDE = 384
@@ -43,6 +45,7 @@ KINDS: dict[str, tuple[Callable[[np.random.Generator], float], int, tuple[float,
 PAIRS = [(colour, shape) for colour in COLOURS for shape in SHAPES]
 ROUNDS, SHOWN = 3, 10
 CONCEPTS = 12  # of the pairs, for refinement
+SCENES = 400
 MANY, PARTS = 10_000, 21
 Box = tuple[float, float, float, float]
 
@@ -159,8 +162,90 @@ class World:
         stop_encoder(self.layout)
 
 
-def main() -> None:
-    scenes = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+def cutting(folder: Path) -> list[dict]:
+    """Pictures a second that encode_regions cuts and embeds, ViT-B/32 with random weights, JPEGs of 640x480 and 4000x3000."""
+    lines = []
+    layout = Layout.embedded(folder / "engine")
+    list(install(layout, MODEL))
+    client = target.connect_embedded(layout.state)
+    engine.apply_schema(client, layout.sql)
+    for size, count in (((640, 480), 16), ((4000, 3000), 6)):
+        place = photos(layout.user_files / f"{size[0]}", count, size, seed=3)
+        for levels in range(REGION_LEVELS + 1):
+            statement = (
+                f"SELECT sum(length(encode_regions(path, {levels}))) FROM (SELECT arrayJoin(vdx_files('{place}')).path AS path)"
+            )
+            client.query(f"{statement} WHERE path LIKE '%/0000.jpg'")
+            began = time.perf_counter()
+            ((parts,),) = client.query(f"{statement} WHERE path NOT LIKE '%/0000.jpg'").result_rows
+            seconds = time.perf_counter() - began
+            line = {"work": f"{count - 1} JPEGs {size[0]}x{size[1]}", "levels": levels, "parts": parts / (count - 1)}
+            lines.append(line | {"pictures_per_second": (count - 1) / seconds, "parts_per_second": parts / seconds})
+            print(lines[-1], flush=True)
+    client.close()
+    stop_encoder(layout)
+    return lines
+
+
+def searching(folder: Path) -> list[dict]:
+    """Milliseconds of searches over MANY pictures of PARTS parts: mixtures of two scenes each, part by part."""
+    rng = np.random.default_rng(40_423)
+    world = World(folder, [drawn(rng, list(rng.uniform(*SMALL, 8)), SIDE, SIDE) for _ in range(200)])
+    wholes = {id: np.array(vector) for id, vector in world.rows("SELECT id, vector FROM images")}
+    parts = {id: np.array(vectors) for id, vectors in world.rows(
+        "SELECT id, arrayMap(r -> r.vector, encode_regions(source, 2)) FROM images")}  # fmt: skip
+    ids = list(wholes)
+    world.client.command("TRUNCATE TABLE images")
+    world.client.command("TRUNCATE TABLE regions")
+    mixed = np.empty((MANY, PARTS, 512), np.float32)
+    for number in range(MANY):
+        a, b = (parts[ids[i]] for i in rng.integers(len(ids), size=2))
+        share = rng.uniform(0.2, 0.8)
+        mixed[number] = share * a + (1 - share) * b + rng.normal(0, 0.01, a.shape)
+    mixed /= np.linalg.norm(mixed, axis=2, keepdims=True)
+    path = world.layout.user_files / "parts.npy"
+    np.save(path, mixed.reshape(MANY * PARTS, 512))
+    source = f"(SELECT rowNumberInAllBlocks() AS n, array FROM file('{path}', Npy, 'array Array(Float32)'))"
+    known = "'many' AS dataset, 'vdx-tiny' AS model, (SELECT weights_hash FROM encoder_weights) AS weights_hash"
+    one = " SETTINGS max_threads = 1, optimize_on_insert = 0"
+    world.client.command(
+        "INSERT INTO images (id, source, dataset, model, weights_hash, vector, loaded_at)"
+        f" SELECT sipHash64(intDiv(n, {PARTS})), toString(n), {known}, array, '2026-01-01 00:00:00' FROM {source} WHERE n % {PARTS} = 0{one}"
+    )
+    world.client.command(
+        "INSERT INTO regions (image_id, loaded_at, dataset, model, weights_hash, place, levels, box, vector)"
+        f" SELECT sipHash64(intDiv(n, {PARTS})), '2026-01-01 00:00:00', {known}, n % {PARTS}, 2, vdx_box(0, 0, 1, 1),"
+        f" vdx_region_vector(whole, array) FROM (SELECT n, array, intDiv(n, {PARTS}) AS picture FROM {source})"
+        f" INNER JOIN (SELECT intDiv(n, {PARTS}) AS picture, array AS whole FROM {source} WHERE n % {PARTS} = 0) USING (picture){one}"
+    )
+    for table in ("images", "regions"):
+        world.client.command(f"OPTIMIZE TABLE {table} FINAL")
+    queries = [f"a {' '.join(pair)}" for pair in PAIRS]
+    views = {
+        "whole pictures": "search_text(query = {q:String}, k = 10)",
+        "by parts": "search_text_regions(query = {q:String}, k = 10)",
+        "by parts, exact about it": "search_vector_regions_where(vector = encode_text({q:String}), dataset = '', attribute = '', value = '', k = 10)",
+    }
+    exact = "(SELECT image_id AS id, min(cosineDistance(vector, vdx_region_target(encode_text({q:String})))) AS d FROM regions GROUP BY id ORDER BY d LIMIT 10)"
+    times: dict[str, list[float]] = {name: [] for name in views}
+    hits: dict[str, list[float]] = {name: [] for name in views}
+    for turn, query in enumerate(["warm up", *queries]):
+        truth = {row[0] for row in world.rows(f"SELECT id FROM {exact}", q=query)}
+        for name, view in views.items():
+            began = time.perf_counter()
+            found = world.rows(f"SELECT id, distance FROM {view}", q=query)
+            if turn:
+                times[name].append(1000 * (time.perf_counter() - began))
+                hits[name].append(len(truth & {row[0] for row in found}) / 10)
+    world.close()
+    return [
+        {"search": name, "milliseconds": statistics.median(times[name]), "recall_at_10": statistics.mean(hits[name]) if turn else None}
+        for turn, name in enumerate(views)
+    ]  # fmt: skip
+
+
+def found_by_size() -> list[dict]:
+    scenes = SCENES
     rng = np.random.default_rng(40_422)
     pairs = [PAIRS[i] for i in rng.permutation(len(PAIRS))]
     lines: list[dict] = []
@@ -192,11 +277,27 @@ def main() -> None:
             world.close()
         print(line, flush=True)
         lines.append(line)
-    write(lines)
+    return lines
 
 
-def write(lines: list[dict]) -> None:
-    (RESULTS / "regions.json").write_text(json.dumps(lines, indent=1) + "\n")
+def main() -> None:
+    which = sys.argv[1] if len(sys.argv) > 1 else ""
+    kept = json.loads((RESULTS / "regions.json").read_text()) if which else {}
+    if which in ("", "found"):
+        kept["found"] = found_by_size()
+    if which in ("", "searches"):
+        with tempfile.TemporaryDirectory() as folder:
+            kept["searches"] = searching(Path(folder))
+        print(kept["searches"], flush=True)
+    if which in ("", "cutting"):
+        with tempfile.TemporaryDirectory() as folder:
+            kept["cutting"] = cutting(Path(folder))
+    write(kept)
+
+
+def write(kept: dict) -> None:
+    (RESULTS / "regions.json").write_text(json.dumps(kept, indent=1) + "\n")
+    lines = kept.get("found", [])
     head = "| share of the picture | whole | regions | recall@10 whole | regions | rounds on whole pictures | rounds on boxes |\n|---|---|---|---|---|---|---|\n"
     text = "".join(
         f"| {line['share']} | {line['whole_average_precision']:.3f} | {line['regions_average_precision']:.3f} | {line['whole_recall_at_10']:.2f}"
@@ -204,7 +305,15 @@ def write(lines: list[dict]) -> None:
         f" | {' '.join(f'{v:.2f}' for v in line['regions_rounds'])} |\n"
         for line in lines
     )
-    (RESULTS / "regions.md").write_text(head + text)
+    text += f"\n| search over {MANY:,} pictures of {PARTS} parts, k = 10 | ms | recall@10 |\n|---|---|---|\n" + "".join(
+        f"| {line['search']} | {line['milliseconds']:.1f} | {'' if line['recall_at_10'] is None else format(line['recall_at_10'], '.3f')} |\n"
+        for line in kept.get("searches", [])
+    )
+    text += "\n| ViT-B/32 | levels | parts each | pictures/s | parts/s |\n|---|---|---|---|---|\n" + "".join(
+        f"| {line['work']} | {line['levels']} | {line['parts']:.0f} | {line['pictures_per_second']:.2f} | {line['parts_per_second']:.1f} |\n"
+        for line in kept.get("cutting", [])
+    )
+    (RESULTS / "regions.md").write_text(f"{machine()}.\n\n{head}{text}")
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for name, style in (("whole", "o--"), ("regions", "o-")):
         axes.plot([line["share"] for line in lines], [line[f"{name}_average_precision"] for line in lines], style, label=name)

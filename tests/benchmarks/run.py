@@ -285,7 +285,7 @@ def measure(folder: Path, found: Comparisons) -> str:
         engine.apply_schema(bench.client, bench.layout.sql)
         (info,) = bench.client.query("SELECT encoder_info()").result_rows[0]
         precision = info["precision"]
-        found.progress.write(f"{_machine()}; precision chosen: {precision}")
+        found.progress.write(f"{machine()}; precision chosen: {precision}")
         pictures = [
             Pictures.drawn(folder, (640, 480), less(500), less(100)),
             Pictures.drawn(folder, (4000, 3000), less(60), less(20)),
@@ -305,7 +305,7 @@ def measure(folder: Path, found: Comparisons) -> str:
         bench.close()
 
 
-def _machine() -> str:
+def machine() -> str:
     return f"{os.cpu_count()} cores of {torch.cpu.get_capabilities().get('cpu_name', platform.machine())}, torch {torch.__version__}"
 
 
@@ -318,7 +318,7 @@ def _line(row: dict) -> str:
 def table(found: Comparisons, precision: str) -> str:
     roofs = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in found.roof.items())
     head = (
-        f"ViT-B-32 with random weights in {precision} unless stated, the peers in float32; {_machine()}; medians of {REPEATS}.\n"
+        f"ViT-B-32 with random weights in {precision} unless stated, the peers in float32; {machine()}; medians of {REPEATS}.\n"
         f"A large matrix product reaches, in billions of operations a second: {roofs}; `roofline` is that over the model's\n"
         "operations a row. Against `docs`: UDFs in the shape that ClickHouse's documentation publishes, one process, one row at a\n"
         "time, TabSeparated; `per query`: the same as type `executable`, which loads the model for each query; `client`: a\n"

@@ -147,7 +147,7 @@ def indexes(rows: int, index: str) -> list[dict]:
 
 
 def table(found: list[dict]) -> str:
-    lines = [f"{_machine()}; medians of {QUERIES} queries; vectors mixed of the bundled model's, queries its texts.", ""]
+    lines = [f"{machine()}; medians of {QUERIES} queries; vectors mixed of the bundled model's, queries its texts.", ""]
     for rows in dict.fromkeys(row["rows"] for row in found):
         mine = [row for row in found if row["rows"] == rows and row["work"] != "index"]
         for k in (10, 100):

@@ -126,13 +126,13 @@ def main() -> None:
                 )
             bar.update()
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "shards.json").write_text(json.dumps({"machine": _machine(), "rows": found}, indent=1) + "\n")
+    (RESULTS / "shards.json").write_text(json.dumps({"machine": machine(), "rows": found}, indent=1) + "\n")
     (RESULTS / "shards.md").write_text(table(found))
 
 
 def table(found: list[dict]) -> str:
     lines = [
-        f"{_machine()}.\n",
+        f"{machine()}.\n",
         "| shards | images in all | index built, one shard after the other | rows/s | a search | 95 % |",
         "|---|---|---|---|---|---|",
     ]

@@ -168,7 +168,7 @@ def main() -> None:
         costs = rates(Path(scratch), found)
         found.progress.close()
         seen = screens(Path(scratch))
-    result = {"machine": _machine(), "rates": found.rows, "costs": costs, "screen": seen}
+    result = {"machine": machine(), "rates": found.rows, "costs": costs, "screen": seen}
     lines = [
         "| work | against | ours | peer | unit | ratio (least to most) | |", "|---|---|---|---|---|---|---|", *map(_line, found.rows), "",
         "| memory | MB at most | ms of processor time a thumbnail |", "|---|---|---|",

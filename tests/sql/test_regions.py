@@ -162,9 +162,7 @@ def test_pictures_without_regions_go_by_the_whole_and_hidden_ones_show_nowhere(w
     assert rows(world, "SELECT uniqExact(image_id) FROM unused_regions") == [(2,)]
     assert rows(world, "SELECT uniqExact(image_id) FROM current_regions") == [(SCENES - 3,)]
     world.command("INSERT INTO regions SELECT * FROM missing_regions(dataset = '', levels = 2)")
-    assert rows(world, "SELECT uniqExact(image_id) FROM current_regions") == [
-        (SCENES - 1,)]
-    ]  # the third's vector is no encoder's
+    assert rows(world, "SELECT uniqExact(image_id) FROM current_regions") == [(SCENES - 1,)]
 
 
 def test_regions_are_made_once_and_finer_ones_when_asked_for(world):
