@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.run import QUICK, RESULTS, _machine
+from tests.benchmarks.run import QUICK, RESULTS, machine
 from tests.browser import opened, started, until
 from tests.conftest import served
 from vdx_udf.commands.demo import CONCEPT

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.run import QUICK, RESULTS, Comparisons, _line, _machine, plot
+from tests.benchmarks.run import QUICK, RESULTS, Comparisons, _line, machine, plot
 from tests.stand_ins import laion_shard
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.installer.layout import Layout

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tests.benchmarks.run import RESULTS, _machine
+from tests.benchmarks.run import RESULTS, machine
 from tests.benchmarks.search_systems import SHARES, SYSTEMS, Ours, Search
 from vdx_udf import settings
 from vdx_udf.encoder.model import Clip

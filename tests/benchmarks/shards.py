@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tests.benchmarks.run import QUICK, RESULTS, _machine
+from tests.benchmarks.run import QUICK, RESULTS, machine
 from tests.server.conftest import without_keeper
 from tests.server.node import Node, free_nodes
 from vdx_udf import engine

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.run import QUICK, REPEATS, RESULTS, Comparisons, Side, _line, _machine, less
+from tests.benchmarks.run import QUICK, REPEATS, RESULTS, Comparisons, Side, _line, less, machine
 from tests.benchmarks.works import photos
 from tests.browser import opened, started, until
 from tests.conftest import ask, served
