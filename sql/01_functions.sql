@@ -109,13 +109,13 @@ CREATE OR REPLACE FUNCTION vdx_jitter AS (vector, seed) -> vdx_normalize(arrayMa
     (number, place) -> toFloat32(number * (1 + 0.004 * (sipHash64(seed, place) / 18446744073709551616 - 0.5))),
     vector, arrayEnumerate(vector)));
 
--- vdx_region_vector(whole, part): what regions holds of a part of a picture, one number longer than the vectors of both: 0.35 of the
--- whole's and 0.65 of the part's, and what the length is short of 1, so that cosines to vdx_region_target are inner products (Bachrach et
--- al., Speeding up the Xbox recommender system, RecSys 2014). With less of the whole, things that fill their picture are lost to parts of
--- others; with more, small ones (docs/regions.md).
+-- vdx_region_vector(whole, part): what regions holds of a part of a picture, one number longer than the vectors of both: their mean, and
+-- what its length is short of 1, so that cosines to vdx_region_target are inner products (Bachrach et al., Speeding up the Xbox recommender
+-- system, RecSys 2014). With less of the whole, things that fill their picture are lost to parts of others; with more, small ones
+-- (docs/regions.md).
 -- Example: SELECT vdx_region_vector([0.6, 0.8], [1, 0])
 CREATE OR REPLACE FUNCTION vdx_region_vector AS (whole, part) -> arrayMap(
-    mixed -> arrayPushBack(mixed, sqrt(greatest(0, 1 - dotProduct(mixed, mixed))))::Array(Float32), [whole * 0.35 + part * 0.65])[1];
+    mixed -> arrayPushBack(mixed, sqrt(greatest(0, 1 - dotProduct(mixed, mixed))))::Array(Float32), [whole * 0.5 + part * 0.5])[1];
 
 -- vdx_region_target(vector): a vector to compare the regions' with.
 -- Example: SELECT length(vdx_region_target(encode_text('a cat')))

@@ -457,7 +457,7 @@ ENGINE = ReplacingMergeTree ORDER BY content_hash;
 
 -- regions: parts of pictures, so that small things are found: per image the whole and overlapping squares at finer levels, see
 -- encode_regions. `vector` is not the part's own: by vdx_region_vector it holds the whole picture's share too, so that its cosine distance
--- to vdx_region_target(a text's vector) is 1 - 0.35 cosine of the whole - 0.65 cosine of the part. Filled when asked: by
+-- to vdx_region_target(a text's vector) is 1 less the mean of the cosines of the whole and of the part. Filled when asked: by
 -- vdx load --regions, by the example. A row goes with the row of images that has its id and loaded_at.
 -- Example: INSERT INTO regions SELECT * FROM missing_regions(dataset = 'holiday', levels = 2)
 CREATE TABLE IF NOT EXISTS regions

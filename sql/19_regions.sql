@@ -36,7 +36,7 @@ CREATE OR REPLACE VIEW unused_regions AS
 SELECT image_id, loaded_at, place FROM regions WHERE (image_id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM current_images);
 
 -- search_vector_regions_where(vector, dataset, attribute, value, k): the k images nearest to a vector by their nearest part, the whole
--- picture counting 0.35 of it, each once and with that part's box; filtered as search_vector_where does. An image without regions goes by
+-- picture counting half, each once and with that part's box; filtered as search_vector_where does. An image without regions goes by
 -- the whole. By the 256 (or 8 k) nearest of both indexes; where those cannot say which k are the nearest, by an exact scan.
 -- Example: SELECT * FROM search_vector_regions_where(vector = encode_text('a red circle'), dataset = '', attribute = '', value = '', k = 9)
 CREATE OR REPLACE VIEW search_vector_regions_where AS
@@ -119,7 +119,7 @@ WHERE vdx_check_weights(model, weights_hash, 1)
 ORDER BY distance
 LIMIT {k:UInt32};
 
--- search_text_regions(query, k): the k images with the part nearest to a text, the whole picture counting 0.35 of it, each once and with that
+-- search_text_regions(query, k): the k images with the part nearest to a text, the whole picture counting half, each once and with that
 -- part's box. An image without regions goes by the whole. By both indexes: of the parts' 32 k nearest (256 to 1000), so a k beyond 30 may miss
 -- images where many parts of few are near; search_vector_regions_where misses none.
 -- Example: SELECT * FROM search_text_regions(query = 'a small red circle', k = 9)

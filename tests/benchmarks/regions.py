@@ -65,7 +65,7 @@ def drawn(rng: np.random.Generator, shares: list[float], width: int, height: int
     placed: list[tuple[float, float, float]] = []
     objects: dict[tuple[str, str], Box] = {}
     for share in shares:
-        radius = math.sqrt(share * width * height) / 2
+        radius = min(math.sqrt(share * width * height) / 2, 0.47 * min(width, height))  # whole within the picture
         for _ in range(200):
             x, y = (rng.uniform(radius + 2, max(radius + 3, length - radius - 2)) for length in (width, height))
             if all(math.hypot(x - a, y - b) >= radius + r + 2 for a, b, r in placed):

@@ -45,7 +45,7 @@ def rows(client, statement: str, **parameters) -> list[tuple]:
 
 def exact(client, vector: str, where: str = "true") -> dict[int, float]:
     """id to distance by the definition, from the vectors of the pictures and of their parts as encode_regions gives them."""
-    statement = f"""SELECT id, 1 - 0.35 * dotProduct(vector, query) - 0.65 * arrayMax(r -> dotProduct(r.vector, query), encode_regions(source, 2))
+    statement = f"""SELECT id, 1 - 0.5 * dotProduct(vector, query) - 0.5 * arrayMax(r -> dotProduct(r.vector, query), encode_regions(source, 2))
         FROM (SELECT id, source, vector, {vector} AS query FROM current_images WHERE {where})"""
     return dict(rows(client, statement))
 

@@ -89,7 +89,7 @@ def run(prefix: Path, together: Path, pictures: Path) -> Outcome:
         if "INDEX vector_index" in statement:
             index = attempt(statement)
             if not index and "Unknown Index type 'vector_similarity'" in failures.popitem()[1]:
-                statement = re.sub(r",\n    -- Cosine.*?INDEX vector_index[^\n]*", "", statement, flags=re.DOTALL)
+                statement = re.sub(r",\n(?:    -- Cosine[^\n]*\n)?    INDEX vector_index[^\n]*", "", statement)
         attempt(statement)
     attempt(
         f"INSERT INTO inbox (dataset, source, bytes, attributes) SELECT 'holiday', _path, raw_blob, map('shape', 'x') FROM file('{pictures}/*.png', RawBLOB)"
