@@ -27,6 +27,7 @@ from vdx_udf.encoder.encoder import Encoder
 from vdx_udf.encoder.fair_pool import FairPool
 from vdx_udf.encoder.fair_queue import IMAGE
 from vdx_udf.encoder.image import ImageSource
+from vdx_udf.encoder.regions import pyramid
 from vdx_udf.encoder.tickets import EncodeError
 from vdx_udf.encoder.urls import UrlRules
 from vdx_udf.settings import LABEL_SETS
@@ -244,6 +245,56 @@ def test_thumbnails_that_nobody_waits_for_are_not_made(encoder):
     hold.set()
     encoder.submit_thumbnails(1, [b"\xff none"], [48]).outcomes()  # the same client's next, so that its turn has come
     assert ticket.entries[0].value is None
+
+
+def test_a_picture_of_many_parts_lets_others_in_and_is_cut_once(clip):
+    rng = np.random.default_rng(10)
+    large, small = (png(draw(sample_picture(rng)).resize((1200, 128))), png(draw(sample_picture(rng))))
+    hold, model = threading.Event(), Counting(clip)
+    model.hold = hold
+    encoder = Encoder(model, ImageSource()).start()
+    cut = encoder.submit_regions("cut", [large], [2])
+    (regions,) = cut.values()  # cut, and its parts wait for the model
+    other = encoder.submit_images("other", [small])
+    hold.set()
+    assert other.vectors().shape == (1, 512)
+    assert regions.ticket.pending > 150
+    assert regions.ticket.vectors().shape == (len(regions.boxes), 512) == (241, 512)
+    before = model.pictures
+    (again,) = encoder.submit_regions("cut", [large], [2]).values()
+    assert np.array_equal(again.ticket.vectors(), regions.ticket.vectors())
+    assert model.pictures == before
+
+
+def test_parts_that_nobody_waits_for_are_not_encoded(clip):
+    rng = np.random.default_rng(11)
+    hold, model = threading.Event(), Counting(clip)
+    model.hold = hold
+    encoder = Encoder(model, ImageSource()).start()
+    ticket = encoder.submit_regions("gone", [png(draw(sample_picture(rng)).resize((1200, 128)))], [2])
+    ticket.values()
+    encoder.drop([ticket])
+    hold.set()
+    encoder.submit_images("next", [png(draw(sample_picture(rng)))]).vectors()
+    assert model.pictures <= 2 * settings.BATCH["cpu"]["image"]
+
+
+def test_a_part_that_the_model_fails_on_costs_its_picture(clip):
+    rng = np.random.default_rng(12)
+    good, bad = (png(draw(sample_picture(rng)).resize((256, 256))) for _ in range(2))
+
+    class Failing(Counting):
+        def encode_images(self, pixels):
+            if any(torch.equal(part, broken) for part in pixels):
+                raise RuntimeError("no memory for this batch")
+            return super().encode_images(pixels)
+
+    broken = list(clip.regions(Image.open(io.BytesIO(bad)), pyramid(256, 256, 1, clip.preprocess.side)))[3]
+    encoder = Encoder(Failing(clip), ImageSource()).start()
+    fine, failed = encoder.submit_regions(1, [good, bad], [1, 1]).values()
+    assert fine.ticket.vectors().shape == (5, 512)
+    with pytest.raises(EncodeError, match="the model failed: RuntimeError"):
+        failed.ticket.vectors()
 
 
 def test_large_pictures_are_decoded_one_at_a_time_and_like_others(clip, monkeypatch):

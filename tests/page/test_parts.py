@@ -70,7 +70,7 @@ def test_hits_are_those_of_the_view_with_their_boxes(page, server):
         "SELECT id, toJSONString([box.1, box.2, box.3, box.4]) FROM search_text_regions(query = 'a red circle', k = 100)",
     )
     assert shown(page) == [int(id) for id, _ in found][: len(shown(page))]
-    wait_for_pictures(page)
+    wait_for_pictures(page, 12)
     drawn_boxes = page.locator("#grid li").evaluate_all(
         "all => Object.fromEntries(all.map(li => [li.dataset.id, li.querySelector('rect.part') && ['x', 'y', 'width', 'height'].map(side => Number(li.querySelector('rect.part').getAttribute(side)) / 100)]))"
     )
