@@ -68,21 +68,15 @@ WITH
         )
     ) AS hits,
     (
-        SELECT groupArray((id, source, dataset, model, weights_hash, best.1, best.2))
+        SELECT groupArray((id, source, dataset, model, weights_hash, own[1].3, own[1].4))
         FROM
         (
-            SELECT id, source, dataset, model, weights_hash, best
+            SELECT id, source, dataset, model, weights_hash,
+                arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at AND hit.5 AND hit.3 <= hits.2, hits.1)) AS own
             FROM images
-            GLOBAL INNER JOIN
-            (
-                SELECT hit.1 AS id, hit.2 AS loaded_at, min((hit.3, hit.4)) AS best
-                FROM (SELECT arrayJoin(list) AS hit, horizon FROM (SELECT hits.1 AS list, hits.2 AS horizon))
-                WHERE hit.3 <= horizon AND hit.5
-                GROUP BY id, loaded_at
-            ) AS nearest USING (id, loaded_at)
-            WHERE id GLOBAL IN (SELECT arrayJoin(hits.1.1)) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
-                AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})
-            ORDER BY best.1
+            WHERE id IN (hits.1.1) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+                AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String}) AND notEmpty(own)
+            ORDER BY own[1].3
             LIMIT {k:UInt32}
             SETTINGS apply_deleted_mask = 1
         )
@@ -120,7 +114,7 @@ ORDER BY distance
 LIMIT {k:UInt32};
 
 -- search_text_regions(query, k): the k images with the part nearest to a text, the whole picture counting half, each once and with that
--- part's box. An image without regions goes by the whole. By both indexes: of the parts' 32 k nearest (256 to 1000), so a k beyond 30 may miss
+-- part's box. An image without regions goes by the whole. By both indexes: of the parts' 24 k nearest (256 to 1000), so a k beyond 40 may miss
 -- images where many parts of few are near; search_vector_regions_where misses none.
 -- Example: SELECT * FROM search_text_regions(query = 'a small red circle', k = 9)
 CREATE OR REPLACE VIEW search_text_regions AS
@@ -133,7 +127,7 @@ WITH
             SELECT image_id AS id, loaded_at, cosineDistance(vector, vdx_region_target(given)) AS distance, box, _row_exists AS is_there
             FROM regions
             ORDER BY distance
-            LIMIT least(1000, greatest(256, 32 * {k:UInt32}))
+            LIMIT least(1000, greatest(256, 24 * {k:UInt32}))
             SETTINGS apply_deleted_mask = 0
             UNION ALL
             SELECT id, loaded_at, cosineDistance(vector, given) AS distance, vdx_box(0, 0, 1, 1), _row_exists
@@ -144,16 +138,15 @@ WITH
         )
         WHERE is_there
     ) AS hits
-SELECT id, source, dataset, best.1 AS distance, best.2 AS box
-FROM images
-GLOBAL INNER JOIN
+SELECT id, source, dataset, own[1].3 AS distance, own[1].4 AS box
+FROM
 (
-    SELECT hit.1 AS id, hit.2 AS loaded_at, min((hit.3, hit.4)) AS best
-    FROM (SELECT arrayJoin(hits) AS hit)
-    GROUP BY id, loaded_at
-) AS nearest USING (id, loaded_at)
-WHERE id GLOBAL IN (SELECT arrayJoin(hits.1))
-    AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+    SELECT id, source, dataset, arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at, hits)) AS own
+    FROM images
+    WHERE id IN (hits.1)
+        AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+)
+WHERE notEmpty(own)
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -170,7 +163,7 @@ WITH
             SELECT image_id AS id, loaded_at, cosineDistance(vector, vdx_region_target(given)) AS distance, box, _row_exists AS is_there
             FROM regions
             ORDER BY distance
-            LIMIT least(1000, greatest(256, 32 * {k:UInt32}))
+            LIMIT least(1000, greatest(256, 24 * {k:UInt32}))
             SETTINGS apply_deleted_mask = 0
             UNION ALL
             SELECT id, loaded_at, cosineDistance(vector, given) AS distance, vdx_box(0, 0, 1, 1), _row_exists
@@ -181,16 +174,15 @@ WITH
         )
         WHERE is_there
     ) AS hits
-SELECT id, source, dataset, best.1 AS distance, best.2 AS box
-FROM images
-GLOBAL INNER JOIN
+SELECT id, source, dataset, own[1].3 AS distance, own[1].4 AS box
+FROM
 (
-    SELECT hit.1 AS id, hit.2 AS loaded_at, min((hit.3, hit.4)) AS best
-    FROM (SELECT arrayJoin(hits) AS hit)
-    GROUP BY id, loaded_at
-) AS nearest USING (id, loaded_at)
-WHERE id GLOBAL IN (SELECT arrayJoin(hits.1))
-    AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+    SELECT id, source, dataset, arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at, hits)) AS own
+    FROM images
+    WHERE id IN (hits.1)
+        AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+)
+WHERE notEmpty(own)
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -206,7 +198,7 @@ WITH
             SELECT image_id AS id, loaded_at, cosineDistance(vector, vdx_region_target(given)) AS distance, box, _row_exists AS is_there
             FROM regions
             ORDER BY distance
-            LIMIT least(1000, greatest(256, 32 * {k:UInt32}))
+            LIMIT least(1000, greatest(256, 24 * {k:UInt32}))
             SETTINGS apply_deleted_mask = 0
             UNION ALL
             SELECT id, loaded_at, cosineDistance(vector, given) AS distance, vdx_box(0, 0, 1, 1), _row_exists
@@ -217,16 +209,15 @@ WITH
         )
         WHERE is_there
     ) AS hits
-SELECT id, source, dataset, best.1 AS distance, best.2 AS box
-FROM images
-GLOBAL INNER JOIN
+SELECT id, source, dataset, own[1].3 AS distance, own[1].4 AS box
+FROM
 (
-    SELECT hit.1 AS id, hit.2 AS loaded_at, min((hit.3, hit.4)) AS best
-    FROM (SELECT arrayJoin(hits) AS hit)
-    GROUP BY id, loaded_at
-) AS nearest USING (id, loaded_at)
-WHERE id GLOBAL IN (SELECT arrayJoin(hits.1))
-    AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+    SELECT id, source, dataset, arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at, hits)) AS own
+    FROM images
+    WHERE id IN (hits.1)
+        AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+)
+WHERE notEmpty(own)
 ORDER BY distance
 LIMIT {k:UInt32};
 
@@ -266,7 +257,7 @@ WITH
             SELECT image_id AS id, loaded_at, cosineDistance(vector, vdx_region_target(given)) AS distance, box, _row_exists AS is_there
             FROM regions
             ORDER BY distance
-            LIMIT greatest(256, 32 * assumeNotNull(wanted))
+            LIMIT greatest(256, 24 * assumeNotNull(wanted))
             SETTINGS apply_deleted_mask = 0
             UNION ALL
             SELECT id, loaded_at, cosineDistance(vector, given) AS distance, vdx_box(0, 0, 1, 1), _row_exists
@@ -277,16 +268,15 @@ WITH
         )
         WHERE is_there
     ) AS hits
-SELECT id, source, dataset, best.1 AS distance, best.2 AS box
-FROM images
-GLOBAL INNER JOIN
+SELECT id, source, dataset, own[1].3 AS distance, own[1].4 AS box
+FROM
 (
-    SELECT hit.1 AS id, hit.2 AS loaded_at, min((hit.3, hit.4)) AS best
-    FROM (SELECT arrayJoin(hits) AS hit)
-    GROUP BY id, loaded_at
-) AS nearest USING (id, loaded_at)
-WHERE id GLOBAL IN (SELECT arrayJoin(hits.1)) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
-    AND id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+    SELECT id, source, dataset, arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at, hits)) AS own
+    FROM images
+    WHERE id IN (hits.1) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+        AND id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+)
+WHERE notEmpty(own)
 ORDER BY distance
 LIMIT {k:UInt32};
 

@@ -215,8 +215,8 @@ def searching(folder: Path) -> list[dict]:
     world.client.command(
         "INSERT INTO regions (image_id, loaded_at, dataset, model, weights_hash, place, levels, box, vector)"
         f" SELECT sipHash64(intDiv(n, {PARTS})), '2026-01-01 00:00:00', {known}, n % {PARTS}, 2, vdx_box(0, 0, 1, 1),"
-        f" vdx_region_vector(whole, array) FROM (SELECT n, array, intDiv(n, {PARTS}) AS picture FROM {source})"
-        f" INNER JOIN (SELECT intDiv(n, {PARTS}) AS picture, array AS whole FROM {source} WHERE n % {PARTS} = 0) USING (picture){one}"
+        f" vdx_region_vector(whole, array) FROM (SELECT n, array, intDiv(n, {PARTS}) AS picture FROM {source}) AS parts"
+        f" INNER JOIN (SELECT intDiv(n, {PARTS}) AS picture, array AS whole FROM {source} WHERE n % {PARTS} = 0) AS wholes USING (picture){one}"
     )
     for table in ("images", "regions"):
         world.client.command(f"OPTIMIZE TABLE {table} FINAL")
