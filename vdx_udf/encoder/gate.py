@@ -1,4 +1,5 @@
-"""What a precision must pass before it is used: a model's vectors beside open_clip's own in float32, on texts and pictures made for it.
+"""What a precision must pass before it is used: a model's vectors beside open_clip's own in float32, on texts and pictures
+made for it.
 
 What is measured to choose how numbers are rounded (`samples`) is other texts and pictures than those that judge (`inputs`).
 """
@@ -12,13 +13,13 @@ from torch import Tensor
 _SENTENCES = (
     "a photo of two children who build a castle of sand at the sea while an old dog sleeps beside them in the shade of a boat",
     "Ein alter Mann füttert Enten am Weiher, und hinter ihm geht über den Dächern der kleinen Stadt langsam die Sonne unter",
-    "une femme en manteau vert traverse le marché couvert, un panier de pêches à la main, pendant que la pluie tombe sur la verrière",
+    "une femme en manteau vert traverse le marché couvert, un panier de pêches à la main, pendant que la pluie tombe",
     "лошадь стоит у деревянного забора на краю заснеженного поля, а вдали над лесом поднимается дым из трубы старого дома",
     "ένα ψαροκάικο με μπλε πανιά περνά μπροστά από τον άσπρο φάρο και τα παιδιά στην προβλήτα το χαιρετούν με τα χέρια",
     "قطة سوداء تنام على نافذة مطبخ قديم وبجانبها إناء من الزهور الحمراء وفي الخارج يسقط المطر على شجرة الليمون",
     "ילדה קטנה מחזיקה בלון אדום ליד תחנת הרכבת ומאחוריה אנשים ממהרים עם מזוודות אל הרציף האחרון",
     "एक लाल साइकिल पुराने नीले दरवाज़े के सामने खड़ी है और उसकी टोकरी में ताज़े फूल और एक अख़बार रखा है",
-    "ชายชราในเรือไม้ลำเล็กขายผลไม้ที่ตลาดน้ำ ตอนเช้าตรู่ มีหมอกบาง ๆ เหนือคลอง และ นกสีขาว บินผ่าน",
+    "ชายชราในเรือไม้ลำเล็กขายผลไม้ที่ตลาดน้ำ ตอนเช้าตรู่ มีหมอกบาง ๆ เหนือคลอง และ นกสีขาว บินผ่าน ต้นมะพร้าว ริมน้ำ อย่าง ช้า ๆ",
     "一位 穿 红色 外套 的 女孩 在 桥上 喂 鸽子, 桥下 的 河水 映着 黄昏 的 灯光, 远处 是 高楼 和 山",
     "雪の 積もった 庭で 柴犬が 二匹 走り回り、 縁側では おばあさんが 湯気の 立つ お茶を 飲んで いる 写真",
     "비 오는 저녁 골목길 포장마차 앞에서 노란 우산을 쓴 사람들이 뜨거운 어묵 국물을 나누어 마시고 있다",

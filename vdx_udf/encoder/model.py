@@ -130,7 +130,7 @@ class Clip:
             self._texts, self._images = self._towers(model, verdict)
 
     def _probed(self, model: nn.Module) -> float:
-        """The least cosine to open_clip in float32 over a few of the gate's inputs: whether a remembered verdict still holds."""
+        """The least cosine to open_clip in float32 over a few of the gate's inputs: whether what was remembered holds."""
         inputs = gate.inputs(self.preprocess.size).some(*_PROBES)
         tokens = self.tokens(inputs.texts)
         with torch.inference_mode():

@@ -33,12 +33,13 @@ _ZERO, _ABOVE = (
 )  # of what the activation gives: which number stands for zero, and the steps above; one spare, to round up
 _MASSIVE = 3.0  # times the median of all columns' largest: a column above this is split
 _SPLIT = 1.5  # times that median: what a part of it holds
+_MASSIVE_WEIGHT = 16.0  # times the root mean square of its output's weights
 _SAMPLE = 512  # tokens that steps are measured on
 _CLIP = 4.0  # how much more than rounding it counts that a number is cut: others than those measured may be larger
 
 
 class Range(NamedTuple):
-    """What 8 bits hold after a LayerNorm without its weights: the largest value, and massive columns with their number of parts."""
+    """What 8 bits hold after a LayerNorm without its weights: the largest value, and the parts of massive columns."""
 
     most: float
     parts: dict[int, int]
@@ -98,6 +99,29 @@ class _NormedLinear:
         return self._linear(torch.cat([x, x[:, self._again]], dim=1) if self._again else x, after)
 
 
+class _ByToken:
+    """The product of numbers with a step for each token; `zero` is what stands for 0 in uint8.
+
+    Outputs with a massive weight, from which massive activations come, are computed in `kind`.
+    """
+
+    def __init__(self, matrix: Matrix, kind: torch.dtype, zero: int = 128):
+        weight, bias = matrix
+        self._linear, self._below = QuantizedLinear((weight, None), kind, zero=zero), 128 - zero
+        self._bias = (torch.zeros(len(weight)) if bias is None else bias).to(kind)
+        massive = weight.abs().amax(dim=1) > _MASSIVE_WEIGHT * weight.square().mean(dim=1).sqrt()
+        self._wide, self._wide_weight = massive.nonzero().flatten(), weight[massive].T.to(kind)
+
+    def plus(self, x: Tensor, steps: Tensor, other: Tensor) -> Tensor:
+        """x @ weight.T + bias + other; overwrites x."""
+        wide = x @ self._wide_weight if len(self._wide) else None
+        x.div_(steps)
+        found = self._linear(to_8_bits(x.sub_(self._below) if self._below else x)).mul_(steps)
+        if wide is not None:
+            found[:, self._wide] = wide
+        return found.add_(other).add_(self._bias)
+
+
 class QuantizedBlock:
     """As towers.Block, with 8 bits in the products; `kind`, float32 or bfloat16, is what else is computed in."""
 
@@ -107,23 +131,15 @@ class QuantizedBlock:
         self._activation = parts.activation
         self.qkv = _NormedLinear(block.ln_1, parts.qkv, kind, ranges.qkv)
         self._up = _NormedLinear(block.ln_2, parts.up, kind, ranges.up)
-        self._out, self._out_bias = _biased(parts.out, kind)
-        self._down, self._down_bias = _biased(parts.down, kind, _ZERO)
+        self._out, self._down = _ByToken(parts.out, kind), _ByToken(parts.down, kind, _ZERO)
         self._least_step = parts.factor * -_LEAST / _ZERO
 
     def rest(self, x: Tensor, attended: Tensor) -> Tensor:
         steps = attended.abs().amax(dim=1, keepdim=True).div_(126).clamp_(min=_TINY)  # not 127: bfloat16 may round up
-        x = self._out(to_8_bits(attended / steps)).mul_(steps).add_(x).add_(self._out_bias)
+        x = self._out.plus(attended, steps, x)
         active = self._up(x, self._activation)
         steps = active.amax(dim=1, keepdim=True).div_(_ABOVE).clamp_(min=self._least_step)
-        active.div_(steps).sub_(128 - _ZERO)
-        return self._down(to_8_bits(active)).mul_(steps).add_(x).add_(self._down_bias)
-
-
-def _biased(matrix: Matrix, kind: torch.dtype, zero: int = 128) -> tuple[QuantizedLinear, Tensor]:
-    """The product of inputs whose steps its rows are multiplied by, and the bias that is added then."""
-    weight, bias = matrix
-    return QuantizedLinear((weight, None), kind, zero=zero), (torch.zeros(len(weight)) if bias is None else bias).to(kind)
+        return self._down.plus(active, steps, x)
 
 
 def blocks(transformer: nn.Module, kind: torch.dtype, ranges: list[Ranges] | None) -> Blocks:
