@@ -31,8 +31,8 @@ _ZERO, _ABOVE = (
     16,
     238,
 )  # of what the activation gives: which number stands for zero, and the steps above; one spare, to round up
-_MASSIVE = 3.0  # times the median of all columns' largest: a column above this is split
-_SPLIT = 1.5  # times that median: what a part of it holds
+_MASSIVE = 2.5  # times the median of all columns' largest: a column above this is split
+_SPLIT = 1.0  # times that median: what a part of it holds
 _MASSIVE_WEIGHT = 16.0  # times the root mean square of its output's weights
 _SAMPLE = 512  # tokens that steps are measured on
 _CLIP = 4.0  # how much more than rounding it counts that a number is cut: others than those measured may be larger
