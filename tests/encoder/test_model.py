@@ -257,18 +257,18 @@ def test_without_the_packed_product_open_clips_modules_compute(monkeypatch):
 def test_a_verdict_is_remembered_and_not_believed_blindly(tmp_path, monkeypatch):
     """For the same weights and processor the gate is passed once; weights that changed, or a file that is damaged, pass it again."""
     judged, plain = [], gate.kept
-    monkeypatch.setattr(gate, "kept", lambda found, exact: judged.append(len(exact[0])) or plain(found, exact))
+    monkeypatch.setattr(gate, "kept", lambda found, exact: judged.append(len(exact)) or plain(found, exact))
     file = tmp_path / "encoder.verdict"
     first = Clip("vdx-tiny", verdicts=file)
     again = Clip("vdx-tiny", verdicts=file)
-    assert len(judged) == 1
+    assert judged == [64, 32]
     assert (again.precision, again.parity, again.precision_reason) == (first.precision, first.parity, first.precision_reason)
     file.write_text(file.read_text().replace(first.weights_hash, "0123456789abcdef"))
     assert Clip("vdx-tiny", verdicts=file).precision_reason == first.precision_reason
     for content in ("", "{}", "[]", "null", '{"of": 1}', file.read_text()[:-9]):
         file.write_text(content)
         assert Clip("vdx-tiny", verdicts=file).precision == first.precision
-    assert len(judged) == 8
+    assert len(judged) == 16
     assert [each.name for each in tmp_path.iterdir()] == ["encoder.verdict"]
 
 

@@ -106,13 +106,10 @@ def in_groups(encode, tokens: list[Tensor]) -> Tensor:
     return torch.cat(parts)[torch.tensor(order).argsort()]
 
 
-def kept(found: list[Tensor], exact: list[Tensor]) -> Kept:
-    """Of unit vectors, one tensor (N, dimension) of texts and one of pictures on either side."""
-    cosines = [float((a * b).sum(dim=1).min()) for a, b in zip(found, exact, strict=True)]
-    shared = torch.cat(
-        [(_nearest(a) & _nearest(b)).sum(dim=1) / _nearest(b).sum(dim=1) for a, b in zip(found, exact, strict=True)]
-    )
-    return Kept(min(cosines), float(shared.mean()))
+def kept(found: Tensor, exact: Tensor) -> Kept:
+    """Of unit vectors, (N, dimension)."""
+    same, nearest = _nearest(found) & _nearest(exact), _nearest(exact)
+    return Kept(float((found * exact).sum(dim=1).min()), float(same.sum() / nearest.sum()))
 
 
 def _nearest(vectors: Tensor) -> Tensor:

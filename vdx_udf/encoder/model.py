@@ -26,6 +26,7 @@ from vdx_udf.encoder.verdict import Verdict
 from vdx_udf.errors import ModelError
 
 _OPEN_CLIP_PRECISION = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_TOWERS = "texts", "images"
 _PROBES = 3, 2  # texts and pictures that every load measures; the others once: see verdict.py
 log = logging.getLogger("vdx")
 
@@ -92,20 +93,21 @@ class Clip:
             texts, images = _ModuleTexts(model, "cpu", self._trims), self._module_images(model, "float32", "cpu")
             exact = [_unit(gate.in_groups(texts, tokens)), _unit(images(inputs.pictures))]
             for precision in candidates:
-                verdict = Verdict(precision, self.weights_hash)
-                if precision == "int8":
-                    if not self._fits_images(model) and wanted == "auto":
-                        continue  # a text tower alone gains little
-                    verdict = verdict._replace(ranges=self._ranges(model, texts, images))
-                self._use(model, verdict)
-                found = [_unit(self._texts(tokens)).cpu(), _unit(self._images(inputs.pictures.to(self.device))).cpu()]
-                kept = gate.kept(found, exact)
-                if kept.cosine >= settings.PARITY[precision] and kept.overlap >= settings.OVERLAP:
-                    return verdict._replace(
-                        parity=kept.cosine, reason="; ".join([*refused, _sentence(precision, kept, inputs)])
-                    )
-                refused.append(f"not {_sentence(precision, kept, inputs)}")
-                log.warning("%s in %s", self.name, refused[-1])
+                ranges = self._ranges(model, texts, images) if precision == "int8" else {}
+                while precision != "int8" or "images" in ranges or (ranges and wanted == "int8"):  # texts alone gain little
+                    self._use(model, Verdict(precision, self.weights_hash, ranges=ranges))
+                    found = [_unit(self._texts(tokens)).cpu(), _unit(self._images(inputs.pictures.to(self.device))).cpu()]
+                    kept = [gate.kept(*pair) for pair in zip(found, exact, strict=True)]
+                    sentence = _sentence(precision, ranges, kept, inputs)
+                    failed = [tower for tower, each in zip(_TOWERS, kept, strict=True) if not _passes(each, precision)]
+                    if not failed:
+                        reason, parity = "; ".join([*refused, sentence]), min(each.cosine for each in kept)
+                        return Verdict(precision, self.weights_hash, parity, reason, ranges)
+                    refused.append(f"not {sentence}")
+                    log.warning("%s in %s", self.name, refused[-1])
+                    ranges = {tower: each for tower, each in ranges.items() if tower not in failed}
+                    if not ranges:
+                        break
         return Verdict(
             "float32", self.weights_hash, 1.0, "; ".join([*refused, "float32 by open_clip's own modules"]), modules=True
         )
@@ -207,11 +209,17 @@ class Clip:
         return _unit(self._images(_moved(torch.stack(pixels), self.device))).cpu().numpy()
 
 
-def _sentence(precision: str, kept: gate.Kept, inputs: gate.Inputs) -> str:
-    return (
-        f"{precision}: a cosine of {kept.cosine:.5f} to float32 or more and {kept.overlap:.1%} of the nearest 10"
-        f" over {len(inputs.texts)} texts and {len(inputs.pictures)} pictures"
+def _passes(kept: gate.Kept, precision: str) -> bool:
+    return kept.cosine >= settings.PARITY[precision] and kept.overlap >= settings.OVERLAP
+
+
+def _sentence(precision: str, ranges: dict, kept: list[gate.Kept], inputs: gate.Inputs) -> str:
+    alone = f" of {' and '.join(ranges)}" if len(ranges) == 1 else ""
+    found = (
+        f"a cosine of {each.cosine:.5f} to float32 or more and {each.overlap:.1%} of the nearest 10 over {len(of)} {tower}"
+        for tower, each, of in zip(_TOWERS, kept, inputs, strict=True)
     )
+    return f"{precision}{alone}: {', '.join(found)}"
 
 
 def _moved(batch: Tensor, device: torch.device) -> Tensor:
