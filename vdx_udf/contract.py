@@ -190,6 +190,7 @@ COUNTERS = (
     "last_error",
 )
 ENCODER_INFO_KEYS = (
-    "model", "dimension", "device", "precision", "parity", "jpeg_scale", "preprocessing", "logit_scale", "weights_hash",
-    "vdx_udf_version", "open_clip_version", "torch_version", "uptime_seconds", "cached_embeddings", "pid", *COUNTERS,
+    "model", "dimension", "device", "precision", "precision_reason", "parity", "jpeg_scale", "preprocessing", "logit_scale",
+    "weights_hash", "vdx_udf_version", "open_clip_version", "torch_version", "uptime_seconds", "cached_embeddings", "pid",
+    *COUNTERS,
 )  # fmt: skip

@@ -15,12 +15,16 @@ def model_name() -> str:
 # another model.
 WEIGHTS_HASHES = {"vdx-tiny": "5bdd028bbde5c240"}
 
-# What the model computes in. `auto` is the fastest of those below that the device has instructions for and that keep
-# a cosine of 0.999 to float32; int8 does not promise that, so it is only used when asked for.
+# What the model computes in. `auto` is the first of int8, bfloat16 (on a GPU float16) and float32 that the device has
+# instructions for and that passes the gate.
 PRECISION = "auto"
-# The least cosine to float32 that a precision must keep, over the probe inputs when a model is loaded and over the
-# bundled model's pictures in the tests; below it the service computes in float32 instead and says so in its log.
-PARITY = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.999, "int8": 0.99}
+# The gate: the least cosine to float32 that a precision must keep, over texts and pictures made for it (encoder/gate.py)
+# when a model is loaded first, and over the bundled model's pictures in the tests; below it the next slower one computes, and
+# the log and encoder_info() say so.
+PARITY = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.999, "int8": 0.999}
+# And the least share of each input's nearest 10 among the gate's that must be the same, on average: texts of scripts that a
+# model does not know are all alike to it, and bfloat16 itself keeps 0.98 of the bundled model's.
+OVERLAP = 0.9
 PRECISIONS = ("auto", *PARITY)
 
 # Encoder service. A batch is what one model pass takes, counted in text tokens and in pictures. On a CPU a larger one

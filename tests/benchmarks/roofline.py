@@ -5,7 +5,9 @@ import time
 
 import torch
 
-from vdx_udf.encoder import processor, towers
+from vdx_udf.encoder import processor
+from vdx_udf.encoder.quantized import QuantizedLinear
+from vdx_udf.encoder.towers import Linear
 
 _SIDE = 3072
 
@@ -18,9 +20,9 @@ def measured() -> dict[str, float]:
         if fault := processor.fault(precision):
             print(f"{precision} is left out: {fault}")
             continue
-        kind, linear = towers.arithmetic(precision)
-        x = torch.randint(0, 256, (_SIDE, _SIDE), dtype=torch.uint8)
-        found[precision] = _rate(linear((weight, None), kind), x if precision == "int8" else x.to(kind))
+        kind, x = processor.kind_of(precision), torch.randint(0, 256, (_SIDE, _SIDE), dtype=torch.uint8)
+        linear = (QuantizedLinear if precision == "int8" else Linear)((weight, None), kind)
+        found[precision] = _rate(linear, x if precision == "int8" else x.to(kind))
     return found
 
 

@@ -36,7 +36,7 @@ from vdx_udf.installer.install import stop_encoder
 RESULTS = Path(__file__).parent / "results"
 QUICK = bool(os.environ.get("QUICK"))
 REPEATS = 2 if QUICK else 3
-OTHER_PRECISIONS = ("float32", "int8")
+OTHER_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 def less(count: int) -> int:

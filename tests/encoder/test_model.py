@@ -16,12 +16,12 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from tests.conftest import needs
-from vdx_udf.encoder import processor, towers
+from vdx_udf.encoder import gate, processor, quantized, towers
 from vdx_udf.encoder.decoding import decode
 from vdx_udf.encoder.model import Clip
 from vdx_udf.encoder.model_name import TINY_FOLDER
 from vdx_udf.encoder.preprocess import Preprocess
-from vdx_udf.encoder.processor import check_precision, choose_precision
+from vdx_udf.encoder.processor import candidates, check_precision
 from vdx_udf.encoder.towers import Block, ImageTower, TextTower
 from vdx_udf.errors import ModelError
 from vdx_udf.settings import JPEG_SCALE, PARITY, PRECISIONS, WEIGHTS_HASHES
@@ -31,6 +31,32 @@ MEAN, STD = (0.48, 0.45, 0.4), (0.26, 0.27, 0.28)
 
 def cosines(ours, theirs) -> torch.Tensor:
     return F.cosine_similarity(torch.as_tensor(ours).flatten(1).float(), torch.as_tensor(theirs).flatten(1).float())
+
+
+def tower_pair(model: torch.nn.Module, precision: str) -> tuple[TextTower, ImageTower]:
+    """Both towers, the ranges of int8 measured on other inputs than the tests'."""
+    kind, found = processor.kind_of(precision), [None, None]
+    if precision == "int8":
+        cut, _ = random_texts(16, seed=50)
+        pixels = normalised(random_pixels(6, seed=51))
+        texts = lambda: [model.encode_text(F.pad(tokens, (0, 32 - len(tokens)))[None]) for tokens in cut]  # noqa: E731
+        found = [
+            quantized.measured(model.transformer, texts),
+            quantized.measured(model.visual.transformer, lambda: model.encode_image(pixels)),
+        ]
+    texts, images = (
+        quantized.blocks(tower.transformer, kind, each) for tower, each in zip((model, model.visual), found, strict=True)
+    )
+    return TextTower(model, texts), ImageTower(model.visual, images, MEAN, STD)
+
+
+def random_pixels(count: int, seed: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def normalised(pixels: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return (pixels / 255 - mean) / std
 
 
 def small_clip(quick_gelu: bool = False, **vision) -> torch.nn.Module:
@@ -69,19 +95,79 @@ def test_towers_compute_what_open_clip_computes(variant, precision):
     assert TextTower.fits(model)
     assert ImageTower.fits(model.visual)
     cut, padded = random_texts(40, seed=3)
-    pixels = torch.randint(0, 256, (9, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    pixels = random_pixels(9, seed=4)
     with torch.inference_mode():
-        texts, images = TextTower(model, precision), ImageTower(model.visual, precision, MEAN, STD)
+        texts, images = tower_pair(model, precision)
         assert cosines(texts(cut), model.encode_text(padded)).min() > PARITY[precision]
-        exact = model.encode_image((pixels / 255 - mean) / std)
-        assert cosines(images(pixels), exact).min() > PARITY[precision]
+        assert cosines(images(pixels), model.encode_image(normalised(pixels))).min() > PARITY[precision]
         one_by_one = torch.cat([texts([tokens]) for tokens in cut])
         assert cosines(one_by_one, model.encode_text(padded)).min() > PARITY[precision]
 
 
+def make_massive(block, seen: list[torch.Tensor], token: int, times: float) -> None:
+    """Has one neuron of a block's MLP fire for the token at one place and write `times` what is usual to three columns.
+
+    As trained towers do (Sun et al. 2024). `seen`: what the block's second LayerNorm gives, (tokens, width) each.
+    """
+    here, others = (
+        torch.stack([x[token] for x in seen]),
+        torch.cat([x[[*range(token), *range(token + 1, len(x))]] for x in seen]),
+    )
+    direction = here.mean(dim=0) - others.mean(dim=0)
+    middle = ((here @ direction).min() + (others @ direction).max()) / 2
+    assert (here @ direction).min() > (others @ direction).max()
+    reach = (here @ direction).mean() - middle
+    block.mlp.c_fc.weight.data[7], block.mlp.c_fc.bias.data[7] = 20 * direction / reach, -20 * middle / reach
+    block.mlp.c_proj.weight.data[:, 7] = 0
+    block.mlp.c_proj.weight.data[[3, 50, 71], 7] = torch.tensor([1.0, -0.7, 0.4]) * times / 20
+
+
+@pytest.mark.parametrize("times", [100, 1000])
+def test_int8_stands_massive_activations(times):
+    """A few columns of the residual stream are far larger than the others, for one token of each input."""
+    needs("int8")
+    model = small_clip()
+    cut, padded = random_texts(40, seed=3)
+    pixels = random_pixels(9, seed=4)
+    with torch.inference_mode():
+        for tower, places, run, token in (
+            (model.transformer, model.positional_embedding, lambda: [model.encode_text(each[None]) for each in padded], 0),
+            (
+                model.visual.transformer,
+                model.visual.positional_embedding,
+                lambda: [model.encode_image(each[None]) for each in normalised(pixels)],
+                4,
+            ),
+        ):
+            places.data[token] += 10 * torch.randn_like(places[token])  # a neuron can tell it from all others
+            block, seen = tower.resblocks[0], []
+            hook = block.ln_2.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output[0]))
+            run()
+            hook.remove()
+            make_massive(block, seen, token, times)
+            after = []
+            hook = tower.resblocks[1].register_forward_pre_hook(lambda module, inputs, after=after: after.append(inputs[0][0]))
+            run()
+            hook.remove()
+            assert all(x[token].abs().max() > 0.5 * times * x.abs().median() for x in after)
+            assert all(x.abs().max() == x[token].abs().max() for x in after)
+        texts, images = tower_pair(model, "int8")
+        assert cosines(texts(cut), model.encode_text(padded)).min() > PARITY["int8"]
+        assert cosines(images(pixels), model.encode_image(normalised(pixels))).min() > PARITY["int8"]
+
+
+def test_a_vector_in_int8_does_not_depend_on_its_batch():
+    needs("int8")
+    texts, images = tower_pair(small_clip(), "int8")
+    cut, _ = random_texts(20, seed=5)
+    pixels = random_pixels(6, seed=6)
+    with torch.inference_mode():
+        assert cosines(torch.cat([texts([each]) for each in cut]), texts(cut)).min() > 0.99999
+        assert cosines(torch.cat([images(each[None]) for each in pixels]), images(pixels)).min() > 0.99999
+
+
 def test_texts_are_computed_in_few_sizes(monkeypatch):
-    tower, sizes = TextTower(small_clip(), "float32"), set()
+    tower, sizes = tower_pair(small_clip(), "float32")[0], set()
     plain = Block.rest
     monkeypatch.setattr(Block, "rest", lambda block, x, attended: sizes.add(len(x)) or plain(block, x, attended))
     with torch.inference_mode():
@@ -112,8 +198,9 @@ def test_a_precision_below_its_gate_gives_way_to_float32(precision, monkeypatch,
     monkeypatch.setattr(TextTower, "__call__", lambda self, texts: torch.ones(len(texts), 512))
     clip = Clip("vdx-tiny", precision)
     assert clip.precision == "float32"
-    assert f"vdx-tiny in {precision} has a cosine of" in caplog.text
-    assert "computing in float32" in caplog.text
+    assert f"vdx-tiny in not {precision}: a cosine of" in caplog.text
+    assert clip.precision_reason.startswith(f"not {precision}: a cosine of")
+    assert clip.precision_reason.endswith("; float32 by open_clip's own modules")
     monkeypatch.undo()
     assert (
         cosines(clip.encode_texts(["a red circle"]), Clip("vdx-tiny", "float32").encode_texts(["a red circle"])).min() > 0.99999
@@ -123,21 +210,24 @@ def test_a_precision_below_its_gate_gives_way_to_float32(precision, monkeypatch,
 def test_what_the_processor_computes_in_is_chosen_and_nothing_else():
     """Which that is under a mask, tests/encoder/test_machines.py says."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    best = choose_precision("auto", cpu)
-    assert best == ("bfloat16" if processor.has_bfloat16_units() else "float32")
-    assert choose_precision("float32", cpu) == "float32"
+    automatic = candidates("auto", cpu)
+    assert automatic[-1] == "float32"
+    assert ("bfloat16" in automatic) == processor.has_bfloat16_units()
+    assert "int8" not in automatic or (automatic[0] == "int8" and not processor.fault("int8"))
+    assert candidates("float32", cpu) == ["float32"]
+    best = " or ".join(automatic)
     for precision, instructions in processor.NEEDS.items():
         if fault := processor.fault(precision):
             sentence = f"{precision} needs a CPU with {instructions} instructions, which this one lacks: {fault}; use auto, which is {best} here"
             with pytest.raises(ModelError, match=re.escape(sentence)):
-                choose_precision(precision, cpu)
+                candidates(precision, cpu)
         else:
-            assert choose_precision(precision, cpu) == precision
+            assert candidates(precision, cpu)[0] == precision
     with pytest.raises(ModelError, match=f"float16 is for GPUs; on this CPU use auto, which is {best} here"):
-        choose_precision("float16", cpu)
-    assert choose_precision("auto", gpu) == "float16"
+        candidates("float16", cpu)
+    assert candidates("auto", gpu) == ["float16", "float32"]
     with pytest.raises(ModelError, match="int8 is for CPUs"):
-        choose_precision("int8", gpu)
+        candidates("int8", gpu)
     assert set(PRECISIONS) == {"auto", *PARITY}
 
 
@@ -162,6 +252,36 @@ def test_without_the_packed_product_open_clips_modules_compute(monkeypatch):
     monkeypatch.undo()
     texts = ["a red circle", "two blue stars"]
     assert cosines(clip.encode_texts(texts), Clip("vdx-tiny", "float32").encode_texts(texts)).min() > 0.99999
+
+
+def test_a_verdict_is_remembered_and_not_believed_blindly(tmp_path, monkeypatch):
+    """For the same weights and processor the gate is passed once; weights that changed, or a file that is damaged, pass it again."""
+    judged, plain = [], gate.kept
+    monkeypatch.setattr(gate, "kept", lambda found, exact: judged.append(len(exact)) or plain(found, exact))
+    file = tmp_path / "encoder.verdict"
+    first = Clip("vdx-tiny", verdicts=file)
+    again = Clip("vdx-tiny", verdicts=file)
+    assert judged == [64, 32]
+    assert (again.precision, again.parity, again.precision_reason) == (first.precision, first.parity, first.precision_reason)
+    file.write_text(file.read_text().replace(first.weights_hash, "0123456789abcdef"))
+    assert Clip("vdx-tiny", verdicts=file).precision_reason == first.precision_reason
+    for content in ("", "{}", "[]", "null", '{"of": 1}', file.read_text()[:-9]):
+        file.write_text(content)
+        assert Clip("vdx-tiny", verdicts=file).precision == first.precision
+    assert len(judged) == 16
+    assert [each.name for each in tmp_path.iterdir()] == ["encoder.verdict"]
+
+
+def test_the_gate_has_inputs_of_all_kinds():
+    inputs, samples = gate.inputs((48, 48)), gate.samples((48, 48))
+    assert (len(set(inputs.texts)), len(inputs.pictures)) == (64, 32)
+    assert not set(inputs.texts) & set(samples.texts)
+    assert (
+        len({picture.numpy().tobytes() for picture in [*inputs.pictures, *samples.pictures]}) >= 40
+    )  # black and white are in both
+    spread = inputs.pictures.float().flatten(1).std(dim=1)
+    assert spread.min() == 0
+    assert spread.max() > 120
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -23,7 +22,7 @@ from tests.commands.conftest import Terminal
 from tests.conftest import vdx
 from vdx_udf import contract, settings
 from vdx_udf.encoder.model_name import TINY_FOLDER
-from vdx_udf.encoder.processor import choose_precision
+from vdx_udf.encoder.processor import has_bfloat16_units
 from vdx_udf.errors import InstallError
 from vdx_udf.installer import explorer
 from vdx_udf.installer.install import install, stop_encoder, uninstall
@@ -245,7 +244,7 @@ def test_another_model_takes_effect_at_once(tmp_path):
     layout = Layout.embedded(tmp_path / "engine")
     shutil.copytree(TINY_FOLDER, tmp_path / "copy")
     asked = "SELECT vdx_encoder_info('') AS i, i['model'], i['precision'] FORMAT TSV"
-    best = choose_precision("auto", torch.device("cpu"))
+    best = "bfloat16" if has_bfloat16_units() else "float32"  # int8 is not for the bundled model's image tower
     for model, asked_for, precision in (("vdx-tiny", "float32", "float32"), (f"local-dir:{tmp_path}/copy", "auto", best)):
         vdx("install", "--prefix", layout.state, "--model", model, "--precision", asked_for, "--device", "cpu")
         assert vdx("sql", "--prefix", layout.state, "-q", asked).stdout.endswith(f"\t{model}\t{precision}\n")

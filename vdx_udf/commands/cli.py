@@ -122,7 +122,9 @@ def serve(path, model: str, folders, idle_seconds, member, **service) -> None:
         from vdx_udf.encoder.image import ImageSource
         from vdx_udf.encoder.model import Clip
 
-    clip = Clip(model, service["precision"], devices[0] if devices else None, service["weights_hash"])
+    clip = Clip(
+        model, service["precision"], devices[0] if devices else None, service["weights_hash"], path.with_suffix(".verdict")
+    )
     listener.serve(Encoder(clip, ImageSource(folders, rules), jpeg_scale=service["jpeg_scale"]))
 
 

@@ -139,6 +139,7 @@ class Encoder:
             "dimension": self.model.dimension,
             "device": self.model.device,
             "precision": self.model.precision,
+            "precision_reason": self.model.precision_reason,
             "parity": f"{self.model.parity:.6f}",
             "jpeg_scale": self._jpeg_scale,
             "preprocessing": f"{self.model.preprocess.description}, jpeg scale {self._jpeg_scale}",

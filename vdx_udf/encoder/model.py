@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -16,16 +17,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vdx_udf import settings
-from vdx_udf.encoder import processor
+from vdx_udf.encoder import gate, processor, quantized
 from vdx_udf.encoder.hub import cached_first
 from vdx_udf.encoder.model_name import SCHEMAS, full_name
 from vdx_udf.encoder.preprocess import Preprocess
 from vdx_udf.encoder.regions import Level
 from vdx_udf.encoder.towers import ImageTower, TextTower
+from vdx_udf.encoder.verdict import Verdict
 from vdx_udf.errors import ModelError
 
 _OPEN_CLIP_PRECISION = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-_PROBE_TEXTS = ["", "a red circle", "an old man in a green coat feeds two dogs beside the lake on a cold morning, 1987"]
+_TOWERS = "texts", "images"
+_PROBES = 3, 2  # texts and pictures that every load measures; the others once: see verdict.py
 log = logging.getLogger("vdx")
 
 
@@ -34,18 +37,24 @@ class Clip:
 
     `name` is `vdx-tiny`, `ARCHITECTURE/TAG` as in open_clip (`ViT-B-32/openai`), `ARCHITECTURE/random` (seeded random
     weights), `hf-hub:ORG/NAME` or `local-dir:PATH`. `precision` is one of the settings' PRECISIONS, `device` a torch
-    device (default: the first GPU, else the CPU). The attribute `precision` says what was chosen, `parity` the least
-    cosine to open_clip in float32 over a few texts and pictures, measured while loading. Weights are read as safetensors
+    device (default: the first GPU, else the CPU). The attribute `precision` says what was chosen and `precision_reason` why,
+    `parity` the least cosine to open_clip in float32 over the gate's texts and pictures, which `verdicts`, a file, remembers
+    for the next load. Weights are read as safetensors
     or, from a pickle, as tensors only. Raises ModelError, also for weights that hash to something else than `weights_hash`
     or what the settings record.
     """
 
     def __init__(
-        self, name: str, precision: str = settings.PRECISION, device: str | None = None, weights_hash: str | None = None
+        self,
+        name: str,
+        precision: str = settings.PRECISION,
+        device: str | None = None,
+        weights_hash: str | None = None,
+        verdicts: Path | None = None,
     ):
         self.name = name
         self.device = processor.choose_device(device)
-        self.precision = processor.choose_precision(precision, self.device)
+        candidates = processor.candidates(precision, self.device)
         self.streams = 2 if self.device.type == "cuda" else 1  # threads that may encode at a time
         try:
             model, tokenizer_name = _create(name, "float32")
@@ -57,8 +66,17 @@ class Clip:
             self._trims = _can_trim(model)
             self.preprocess = Preprocess(model.visual.preprocess_cfg)
             self.logit_scale = float(model.logit_scale.exp().item())
-            self._build(model)
+            remembered = Verdict.recall(verdicts, name, precision, self.device)
+            if remembered:
+                self._use(model, remembered)
             self.weights_hash = digest.result()
+            if (
+                not remembered
+                or remembered.weights_hash != self.weights_hash
+                or self._probed(model) < settings.PARITY[self.precision]
+            ):
+                self._use(model, self._judged(model, precision, candidates))
+                self._verdict.keep(verdicts, name, precision, self.device)
         recorded = weights_hash or settings.WEIGHTS_HASHES.get(name, self.weights_hash)
         if self.weights_hash != recorded:
             raise ModelError(f"the weights of {name!r} hash to {self.weights_hash}, not to {recorded} as recorded: not used")
@@ -66,39 +84,87 @@ class Clip:
         del model
         _give_back_memory()  # the float32 weights are packed: 0.3 to 0.6 GB
 
-    def _build(self, model: nn.Module) -> None:
-        """Chooses how each tower is computed, and measures that against open_clip's own float32."""
-        gray = torch.full((1, *self.preprocess.size), 128, dtype=torch.uint8).expand(3, -1, -1)
-        noise = torch.randint(0, 256, (3, *self.preprocess.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        tokens, pictures = self.tokens(_PROBE_TEXTS), torch.stack([gray, noise])
+    def _judged(self, model: nn.Module, wanted: str, candidates: list[str]) -> "Verdict":
+        """The first of the candidates that passes the gate, with open_clip's own float32 as what is exact."""
+        inputs, refused = gate.inputs(self.preprocess.size), []
+        if candidates == ["float32"]:
+            inputs = inputs.some(*_PROBES)
+        tokens = self.tokens(inputs.texts)
         with torch.inference_mode():
-            exact_texts, exact_images = _ModuleTexts(model, "cpu", self._trims), self._module_images(model, "float32", "cpu")
-            exact = exact_texts(tokens), exact_images(pictures)
-            self._texts, self._images = self._towers(model, self.precision)
-            found = self._texts(tokens), self._images(pictures.to(self.device))
-        self.parity = min(float((_unit(a).cpu() * _unit(b)).sum(dim=1).min()) for a, b in zip(found, exact, strict=True))
-        if not self.parity >= settings.PARITY[self.precision]:
-            log.warning(
-                "%s in %s has a cosine of %.5f to float32: computing in float32", self.name, self.precision, self.parity
-            )
+            texts, images = _ModuleTexts(model, "cpu", self._trims), self._module_images(model, "float32", "cpu")
+            exact = [_unit(gate.in_groups(texts, tokens)), _unit(images(inputs.pictures))]
+            for precision in candidates:
+                ranges = self._ranges(model, texts, images) if precision == "int8" else {}
+                while precision != "int8" or "images" in ranges or (ranges and wanted == "int8"):  # texts alone gain little
+                    self._use(model, Verdict(precision, self.weights_hash, ranges=ranges))
+                    found = [_unit(self._texts(tokens)).cpu(), _unit(self._images(inputs.pictures.to(self.device))).cpu()]
+                    kept = [gate.kept(*pair) for pair in zip(found, exact, strict=True)]
+                    sentence = _sentence(precision, ranges, kept, inputs)
+                    failed = [tower for tower, each in zip(_TOWERS, kept, strict=True) if not _passes(each, precision)]
+                    if not failed:
+                        reason, parity = "; ".join([*refused, sentence]), min(each.cosine for each in kept)
+                        return Verdict(precision, self.weights_hash, parity, reason, ranges)
+                    refused.append(f"not {sentence}")
+                    log.warning("%s in %s", self.name, refused[-1])
+                    ranges = {tower: each for tower, each in ranges.items() if tower not in failed}
+                    if not ranges:
+                        break
+        return Verdict(
+            "float32", self.weights_hash, 1.0, "; ".join([*refused, "float32 by open_clip's own modules"]), modules=True
+        )
+
+    def _ranges(self, model: nn.Module, texts: Callable, images: Callable) -> dict[str, list[quantized.Ranges]]:
+        samples = gate.samples(self.preprocess.size)
+        tokens, found = self.tokens(samples.texts), {}
+        if self._fits_texts(model):  # one by one: padding would be measured, too
+            found["texts"] = quantized.measured(model.transformer, lambda: [texts([each]) for each in tokens])
+        if self._fits_images(model):
+            found["images"] = quantized.measured(model.visual.transformer, lambda: images(samples.pictures))
+        return found
+
+    def _use(self, model: nn.Module, verdict: "Verdict") -> None:
+        self._verdict = verdict
+        self.precision, self.parity, self.precision_reason = verdict.precision, verdict.parity, verdict.reason
+        if verdict.modules:
             model = model.to(self.device)
             self._texts = _ModuleTexts(model, self.device, self._trims)
             self._images = self._module_images(model, "float32", self.device)
-            self.precision, self.parity = "float32", 1.0
+        else:
+            self._texts, self._images = self._towers(model, verdict)
 
-    def _towers(self, model: nn.Module, precision: str) -> tuple[Callable, Callable]:
+    def _probed(self, model: nn.Module) -> float:
+        """The least cosine to open_clip in float32 over a few of the gate's inputs: whether what was remembered holds."""
+        inputs = gate.inputs(self.preprocess.size).some(*_PROBES)
+        tokens = self.tokens(inputs.texts)
+        with torch.inference_mode():
+            exact = (
+                _ModuleTexts(model, "cpu", self._trims)(tokens),
+                self._module_images(model, "float32", "cpu")(inputs.pictures),
+            )
+            found = self._texts(tokens), self._images(inputs.pictures.to(self.device))
+        return min(float((_unit(a).cpu() * _unit(b)).sum(dim=1).min()) for a, b in zip(found, exact, strict=True))
+
+    def _fits_texts(self, model: nn.Module) -> bool:
+        return self._trims and TextTower.fits(model)
+
+    @staticmethod
+    def _fits_images(model: nn.Module) -> bool:
+        return ImageTower.fits(model.visual)
+
+    def _towers(self, model: nn.Module, verdict: "Verdict") -> tuple[Callable, Callable]:
         # float32 is right without packing, too; another precision was tried when it was chosen.
-        packs = self.device.type == "cpu" and not processor.fault(precision)
-        texts = TextTower(model, precision) if packs and self._trims and TextTower.fits(model) else None
-        images = (
-            ImageTower(model.visual, precision, self.preprocess.mean, self.preprocess.std)
-            if packs and ImageTower.fits(model.visual)
-            else None
-        )
+        precision, ranges, texts, images = verdict.precision, verdict.ranges, None, None
+        if self.device.type == "cpu" and not processor.fault(precision):
+            kind = processor.kind_of(precision)
+            if self._fits_texts(model):
+                texts = TextTower(model, quantized.blocks(model.transformer, kind, ranges.get("texts")))
+            if self._fits_images(model):
+                blocks = quantized.blocks(model.visual.transformer, kind, ranges.get("images"))
+                images = ImageTower(model.visual, blocks, self.preprocess.mean, self.preprocess.std)
         if texts and images:
             return texts, images
         if precision == "int8":  # which is for the towers above
-            precision = processor.choose_precision("auto", self.device)
+            precision = "bfloat16" if processor.has_bfloat16_units() else "float32"
         if precision != "float32":
             model, _ = _create(self.name, precision)
         model = model.to(self.device)
@@ -147,6 +213,19 @@ class Clip:
     def encode_images(self, pixels: list[Tensor]) -> np.ndarray:
         """Unit vectors, float32 (N, dimension), of pictures that went through `pixels`."""
         return _unit(self._images(_moved(torch.stack(pixels), self.device))).cpu().numpy()
+
+
+def _passes(kept: gate.Kept, precision: str) -> bool:
+    return kept.cosine >= settings.PARITY[precision] and kept.overlap >= settings.OVERLAP
+
+
+def _sentence(precision: str, ranges: dict, kept: list[gate.Kept], inputs: gate.Inputs) -> str:
+    alone = f" of {' and '.join(ranges)}" if len(ranges) == 1 else ""
+    found = (
+        f"a cosine of {each.cosine:.5f} to float32 or more and {each.overlap:.1%} of the nearest 10 over {len(of)} {tower}"
+        for tower, each, of in zip(_TOWERS, kept, inputs, strict=True)
+    )
+    return f"{precision}{alone}: {', '.join(found)}"
 
 
 def _moved(batch: Tensor, device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ A list of the processor's features would not do, since it says nothing of the ke
 the int8 product raises nothing and is wrong, because oneDNN adds its products in pairs of 16 bits there.
 """
 
+import platform
 from collections.abc import Sequence
 from functools import cache
 
@@ -12,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vdx_udf.encoder import towers
+from vdx_udf.encoder.quantized import QuantizedLinear, to_8_bits
+from vdx_udf.encoder.towers import Linear
 from vdx_udf.errors import ModelError
 
 NEEDS = {"bfloat16": "AVX512 or AVX-NE-CONVERT (on ARM: BF16)", "int8": "VNNI or AMX"}
@@ -32,26 +34,28 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """`auto` becomes the fastest precision that the device computes in and that keeps a cosine of 0.999 to float32.
+def candidates(wanted: str, device: torch.device) -> list[str]:
+    """The precisions to use, the first of them that passes the model's gate: fastest first for `auto`, else from `wanted` on.
 
     Raises ModelError for one that the device does not compute in.
     """
     if device.type == "cuda":
         if wanted == "int8":
             raise ModelError("int8 is for CPUs; on a GPU use float16, bfloat16 or float32")
-        return "float16" if wanted == "auto" else wanted
-    best = "bfloat16" if wanted != "float32" and has_bfloat16_units() else "float32"
+        return list(dict.fromkeys(("float16" if wanted == "auto" else wanted, "float32")))
+    if wanted == "float32":
+        return ["float32"]
+    best = ["bfloat16", "float32"] if has_bfloat16_units() else ["float32"]
+    # On ARM nobody measured whether oneDNN has a fast kernel for it.
+    automatic = ["int8", *best] if platform.machine() in ("x86_64", "AMD64") and not fault("int8") else best
     if wanted == "auto":
-        return best
+        return automatic
+    advice = f"use auto, which is {' or '.join(automatic)} here"
     if wanted == "float16":
-        raise ModelError(f"float16 is for GPUs; on this CPU use auto, which is {best} here")
-    if wanted != "float32" and (lacking := fault(wanted)):
-        raise ModelError(
-            f"{wanted} needs a CPU with {NEEDS[wanted]} instructions, which this one lacks: {lacking}; use auto, which"
-            f" is {best} here"
-        )
-    return wanted
+        raise ModelError(f"float16 is for GPUs; on this CPU {advice}")
+    if lacking := fault(wanted):
+        raise ModelError(f"{wanted} needs a CPU with {NEEDS[wanted]} instructions, which this one lacks: {lacking}; {advice}")
+    return list(dict.fromkeys((wanted, *best)))
 
 
 def check_precision(wanted: str, devices: Sequence[str]) -> None:
@@ -60,7 +64,7 @@ def check_precision(wanted: str, devices: Sequence[str]) -> None:
     A GPU need not be here yet: a container's image is built without one.
     """
     for name in devices or (None,):
-        choose_precision(wanted, torch.device("cuda") if name and name.startswith("cuda") else choose_device(name))
+        candidates(wanted, torch.device("cuda") if name and name.startswith("cuda") else choose_device(name))
 
 
 @cache
@@ -85,16 +89,18 @@ def has_bfloat16_units() -> bool:
     """
     rows, inputs, outputs = _SHAPE
     tiny, large = torch.full((rows, inputs), 2.0**-130), torch.full((outputs, inputs), 2.0**100)
-    return not fault("bfloat16") and not _linear("bfloat16", large, None)(tiny.bfloat16()).any()
+    return not fault("bfloat16") and not Linear((large, None), torch.bfloat16)(tiny.bfloat16()).any()
 
 
-def _linear(precision: str, weight: Tensor, bias: Tensor | None) -> towers.Linear | towers.QuantizedLinear:
-    kind, linear = towers.arithmetic(precision)
-    return linear((weight, bias), kind)
+def kind_of(precision: str) -> torch.dtype:
+    """What towers in this precision compute in on a CPU; in int8 everything but the products of 8 bits."""
+    if precision == "int8":
+        return torch.bfloat16 if has_bfloat16_units() else torch.float32
+    return getattr(torch, precision)
 
 
 def _product(precision: str) -> tuple[Tensor, Tensor]:
-    """Everything that a block asks of a linear layer, float64 (4 * rows * outputs,), and what it should be.
+    """Everything that a block asks of a linear layer, float64 (values,), and what it should be.
 
     All factors are whole numbers of 8 bits, which every precision holds exactly, times a power of two; the largest of them
     meet each other, so that sums in too few bits overflow.
@@ -105,11 +111,15 @@ def _product(precision: str) -> tuple[Tensor, Tensor]:
     x[0] = weight[0] = weight[:, 0] = 127
     weight, bias = weight / (1 << 16), torch.arange(outputs) / 8
     other = torch.arange(rows * outputs).view(rows, outputs) % 256 / 8
-    linear, kind = _linear(precision, weight, bias), towers.arithmetic(precision)[0]
     exact = x.double() @ weight.double().T + bias
-    ours = [linear(x.to(kind), after) for after in (("none", ""), ("gelu", "none"), ("swish", ""))]
-    ours.append(linear.plus(x.to(kind), other.to(kind)))
-    return (
-        torch.cat([each.double().flatten() for each in ours]),
-        torch.cat([each.flatten() for each in (exact, F.gelu(exact), F.silu(exact), exact + other)]),
-    )
+    expected = [exact, F.gelu(exact), F.silu(exact)]
+    if precision == "int8":
+        linear, x = QuantizedLinear((weight, bias), torch.float32), to_8_bits(x.float())
+    else:
+        kind = getattr(torch, precision)
+        linear, x = Linear((weight, bias), kind), x.to(kind)
+        expected.append(exact + other)
+    ours = [linear(x, after) for after in (("none", ""), ("gelu", "none"), ("swish", ""))]
+    if precision != "int8":
+        ours.append(linear.plus(x, other.to(kind)))
+    return tuple(torch.cat([each.double().flatten() for each in parts]) for parts in (ours, expected))

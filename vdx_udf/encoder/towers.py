@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-_dnn, _dnn8 = torch.ops.mkldnn, torch.ops.onednn
-_QUICK = 1.702  # QuickGELU(x) = x * sigmoid(1.702 x)
-_PACK_ROWS = 1024  # oneDNN chooses a weight's layout for about so many rows of input
+_dnn = torch.ops.mkldnn
+QUICK = 1.702  # QuickGELU(x) = x * sigmoid(1.702 x)
+PACK_ROWS = 1024  # oneDNN chooses a weight's layout for about so many rows of input
 
 Matrix = tuple[Tensor, Tensor | None]  # a linear layer's weight (out, in) and bias (out,)
 
@@ -36,7 +36,7 @@ class Linear:
 
     def __init__(self, matrix: Matrix, kind: torch.dtype):
         weight, bias = matrix
-        self._weight = _dnn._reorder_linear_weight(weight.to(kind).contiguous(), _PACK_ROWS)
+        self._weight = _dnn._reorder_linear_weight(weight.to(kind).contiguous(), PACK_ROWS)
         self._bias = None if bias is None else bias.to(kind)
 
     def __call__(self, x: Tensor, after: tuple[str, str] = ("none", "")) -> Tensor:
@@ -44,42 +44,6 @@ class Linear:
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         return _dnn._linear_pointwise.binary(x, other, self._weight, self._bias, "add")
-
-
-class QuantizedLinear:
-    """The same with int8 weights, one scale per output, and inputs rounded to 8 bits, overwritten, one scale per call.
-
-    Inputs become uint8 around 128: for signed ones oneDNN has no fast kernel. Given as uint8 they are taken as such.
-    """
-
-    def __init__(self, matrix: Matrix, kind: torch.dtype):
-        weight, self._bias = matrix
-        self._kind = kind
-        self._scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
-        self._weight = _dnn8.qlinear_prepack(
-            (weight / self._scales[:, None]).round().to(torch.int8), [_PACK_ROWS, weight.shape[1]]
-        )
-
-    def __call__(self, x: Tensor, after: tuple[str, str] = ("none", "")) -> Tensor:
-        x, scale = (x, 1.0) if x.dtype == torch.uint8 else _to_8_bits(x)
-        return _dnn8.qlinear_pointwise(
-            x, scale, 128, self._weight, self._scales, self._zeros, self._bias, 1.0, 0, self._kind, after[0], [], after[1]
-        )  # fmt: skip
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        x, scale = _to_8_bits(x)
-        return _dnn8.qlinear_pointwise.binary(
-            x, scale, 128, self._weight, self._scales, self._zeros, other, self._bias, 1.0, 0, self._kind, 1.0, 0,
-            "add", 1.0, "none", [], "",
-        )  # fmt: skip
-
-
-def _to_8_bits(x: Tensor) -> tuple[Tensor, float]:
-    low, high = torch.aminmax(x)
-    scale = max(-low.item(), high.item(), torch.finfo(torch.float32).tiny) / 127
-    signed = x.mul_(1 / scale).round_().to(torch.int8)
-    return signed.view(torch.uint8).bitwise_xor_(128), scale  # in place, and not cast to uint8: that takes ten times as long
 
 
 class Norm:
@@ -94,24 +58,39 @@ class Norm:
 
 
 class Block:
-    """One residual attention block over tokens that lie end to end, (tokens, width)."""
+    """One residual attention block over tokens that lie end to end, (tokens, width), in float32 or bfloat16."""
 
-    def __init__(self, block: ResidualAttentionBlock, linear: type, kind: torch.dtype):
-        quick = type(block.mlp.gelu) is QuickGELU
-        # swish(y) = y * sigmoid(y), which with y = 1.702 x is 1.702 times QuickGELU(x): the weights take the factor.
-        self._activation = ("swish", "") if quick else ("gelu", "none")
-        factor = _QUICK if quick else 1.0
-        attention, mlp = block.attn, block.mlp
-        self.heads = attention.num_heads
-        self.norm_1, self.norm_2 = Norm(block.ln_1), Norm(block.ln_2)
-        self.qkv = linear(_matrix(attention.in_proj_weight, attention.in_proj_bias), kind)
-        self._out = linear(_matrix(attention.out_proj.weight, attention.out_proj.bias, scale=block.ls_1), kind)
-        self._up = linear(_matrix(mlp.c_fc.weight * factor, mlp.c_fc.bias * factor), kind)
-        self._down = linear(_matrix(mlp.c_proj.weight / factor, mlp.c_proj.bias, scale=block.ls_2), kind)
+    def __init__(self, block: ResidualAttentionBlock, kind: torch.dtype):
+        parts = Parts(block)
+        self.heads = parts.heads
+        self._activation = parts.activation
+        self._norm_1, self._norm_2 = Norm(block.ln_1), Norm(block.ln_2)
+        self._qkv, self._out, self._up, self._down = (
+            Linear(matrix, kind) for matrix in (parts.qkv, parts.out, parts.up, parts.down)
+        )
+
+    def qkv(self, x: Tensor) -> Tensor:
+        return self._qkv(self._norm_1(x))
 
     def rest(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self._out.plus(attended, x)
-        return self._down.plus(self._up(self.norm_2(x), self._activation), x)
+        return self._down.plus(self._up(self._norm_2(x), self._activation), x)
+
+
+class Parts:
+    """A block's four matrices and the activation between the last two, as the products take them."""
+
+    def __init__(self, block: ResidualAttentionBlock):
+        quick = type(block.mlp.gelu) is QuickGELU
+        # swish(y) = y * sigmoid(y), which with y = 1.702 x is 1.702 times QuickGELU(x): the weights take the factor.
+        self.activation = ("swish", "") if quick else ("gelu", "none")
+        self.factor = QUICK if quick else 1.0
+        attention, mlp = block.attn, block.mlp
+        self.heads = attention.num_heads
+        self.qkv = _matrix(attention.in_proj_weight, attention.in_proj_bias)
+        self.out = _matrix(attention.out_proj.weight, attention.out_proj.bias, scale=block.ls_1)
+        self.up = _matrix(mlp.c_fc.weight * self.factor, mlp.c_fc.bias * self.factor)
+        self.down = _matrix(mlp.c_proj.weight / self.factor, mlp.c_proj.bias, scale=block.ls_2)
 
 
 def _rounded(rows: int) -> int:
@@ -126,25 +105,17 @@ def _matrix(weight: Tensor, bias: Tensor | None, scale: nn.Module | None = None)
     return weight.detach(), None if bias is None else bias.detach()
 
 
-def arithmetic(precision: str) -> tuple[torch.dtype, type]:
-    """What a tower computes in, and with which linear layers. int8 keeps everything but its matrix products in float32."""
-    return (
-        torch.bfloat16 if precision == "bfloat16" else torch.float32,
-        QuantizedLinear if precision == "int8" else Linear,
-    )
-
-
 class Blocks:
-    """A transformer in `precision` float32, bfloat16 or int8."""
+    """A transformer. `kind` is the dtype of x and of everything but the products of blocks that round further."""
 
-    def __init__(self, transformer: nn.Module, precision: str):
-        self.kind, self.linear = arithmetic(precision)
-        self._blocks = [Block(block, self.linear, self.kind) for block in transformer.resblocks]
+    def __init__(self, blocks: list, kind: torch.dtype):
+        """`blocks`: each a Block or another with its `heads`, `qkv` and `rest`."""
+        self._blocks, self.kind = blocks, kind
 
     def __call__(self, x: Tensor, attention: Callable[[Tensor, int], Tensor], kept: Tensor) -> Tensor:
         """From (tokens, width) to (kept, width): the last block's output for the tokens numbered in `kept`."""
         for number, block in enumerate(self._blocks, 1):
-            attended = attention(block.qkv(block.norm_1(x)), block.heads)
+            attended = attention(block.qkv(x), block.heads)
             if number == len(self._blocks):
                 x, attended = x[kept], attended[kept]
             x = block.rest(x, attended)
@@ -175,16 +146,15 @@ class ImageTower:
             and can_pack(visual.transformer)
         )
 
-    def __init__(self, visual: VisionTransformer, precision: str, mean: Sequence[float], std: Sequence[float]):
-        self._blocks = Blocks(visual.transformer, precision)
-        kind = self._blocks.kind
+    def __init__(self, visual: VisionTransformer, blocks: Blocks, mean: Sequence[float], std: Sequence[float]):
+        self._blocks, kind = blocks, blocks.kind
         self._patch = visual.patch_size[0]
         # The weights take the normalisation: with x = pixel - 128, which bfloat16 holds exactly,
         # (pixel / 255 - mean) / std = x / (255 std) + (128 / 255 - mean) / std.
         mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
         weight = visual.conv1.weight.detach()
         bias = (weight * (128 / 255 - mean) / std).sum(dim=(1, 2, 3))
-        self._embed = self._blocks.linear(((weight / (255 * std)).flatten(1), bias), kind)
+        self._embed = Linear(((weight / (255 * std)).flatten(1), bias), kind)
         self._class, self._position = visual.class_embedding.detach().to(kind), visual.positional_embedding.detach().to(kind)
         self._before = nn.Identity() if isinstance(visual.ln_pre, nn.Identity) else Norm(visual.ln_pre)
         self._after, self._project = Norm(visual.ln_post), visual.proj.detach().to(kind)
@@ -194,9 +164,7 @@ class ImageTower:
         count, side = len(pixels), self._patch
         rows, columns = pixels.shape[2] // side, pixels.shape[3] // side
         patches = pixels.view(count, 3, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
-        patches = patches.reshape(count * rows * columns, -1)
-        if self._blocks.linear is Linear:
-            patches = patches.to(self._blocks.kind) - 128
+        patches = patches.reshape(count * rows * columns, -1).to(self._blocks.kind) - 128
         x = self._embed(patches).view(count, rows * columns, -1)
         x = torch.cat([self._class.expand(count, 1, -1), x], dim=1) + self._position
         tokens = x.shape[1]
@@ -214,9 +182,8 @@ class TextTower:
     def fits(model: nn.Module) -> bool:
         return can_pack(model.transformer)
 
-    def __init__(self, model: open_clip.CLIP, precision: str):
-        self._blocks = Blocks(model.transformer, precision)
-        kind = self._blocks.kind
+    def __init__(self, model: open_clip.CLIP, blocks: Blocks):
+        self._blocks, kind = blocks, blocks.kind
         self._embedding = model.token_embedding.weight.detach().to(kind)
         self._position = model.positional_embedding.detach().to(kind)
         self._after, self._project = Norm(model.ln_final), model.text_projection.detach().to(kind)
