@@ -73,9 +73,15 @@ WITH
         (
             SELECT id, source, dataset, model, weights_hash,
                 arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at AND hit.5 AND hit.3 <= hits.2, hits.1)) AS own
-            FROM images
-            WHERE id IN (hits.1.1) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
-                AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String}) AND notEmpty(own)
+            FROM
+            (
+                SELECT id, source, dataset, model, weights_hash, loaded_at
+                FROM images
+                WHERE id IN (hits.1.1) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+                    AND ({attribute:String} = '' OR attributes[{attribute:String}] = {value:String})
+                LIMIT 1 BY id
+            )
+            WHERE notEmpty(own)
             ORDER BY own[1].3
             LIMIT {k:UInt32}
             SETTINGS apply_deleted_mask = 1
@@ -142,9 +148,14 @@ SELECT id, source, dataset, own[1].3 AS distance, own[1].4 AS box
 FROM
 (
     SELECT id, source, dataset, arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at, hits)) AS own
-    FROM images
-    WHERE id IN (hits.1)
-        AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+    FROM
+    (
+        SELECT id, source, dataset, loaded_at
+        FROM images
+        WHERE id IN (hits.1)
+            AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+        LIMIT 1 BY id -- or all rows would be looked up among the hits
+    )
 )
 WHERE notEmpty(own)
 ORDER BY distance
@@ -178,9 +189,14 @@ SELECT id, source, dataset, own[1].3 AS distance, own[1].4 AS box
 FROM
 (
     SELECT id, source, dataset, arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at, hits)) AS own
-    FROM images
-    WHERE id IN (hits.1)
-        AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+    FROM
+    (
+        SELECT id, source, dataset, loaded_at
+        FROM images
+        WHERE id IN (hits.1)
+            AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+        LIMIT 1 BY id -- or all rows would be looked up among the hits
+    )
 )
 WHERE notEmpty(own)
 ORDER BY distance
@@ -213,9 +229,14 @@ SELECT id, source, dataset, own[1].3 AS distance, own[1].4 AS box
 FROM
 (
     SELECT id, source, dataset, arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at, hits)) AS own
-    FROM images
-    WHERE id IN (hits.1)
-        AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+    FROM
+    (
+        SELECT id, source, dataset, loaded_at
+        FROM images
+        WHERE id IN (hits.1)
+            AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+        LIMIT 1 BY id -- or all rows would be looked up among the hits
+    )
 )
 WHERE notEmpty(own)
 ORDER BY distance
@@ -272,9 +293,14 @@ SELECT id, source, dataset, own[1].3 AS distance, own[1].4 AS box
 FROM
 (
     SELECT id, source, dataset, arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at, hits)) AS own
-    FROM images
-    WHERE id IN (hits.1) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
-        AND id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+    FROM
+    (
+        SELECT id, source, dataset, loaded_at
+        FROM images
+        WHERE id IN (hits.1) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
+            AND id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+        LIMIT 1 BY id
+    )
 )
 WHERE notEmpty(own)
 ORDER BY distance
