@@ -483,6 +483,36 @@ def test_the_map_by_keys_its_thumbnails_and_marks(page, server):
         show_map(page, colour, "label")
         assert page.is_hidden("#message"), page.inner_text("#message")
         assert len(colours(page)) > 1, colour
+    page.click("#undo")
+    until(page, "document.querySelector('#concept-state').textContent.includes(' 0 yes, 0 no')")
+    ((left,),) = ask(server, "SELECT count() FROM current_labels WHERE concept = 'on the map'")
+    assert int(left) == 0
+
+
+def test_two_fingers_zoom_the_map(page):
+    page.click("#tab-map")
+    show_map(page, "attribute")
+    until(page, "document.querySelector('#map-plane').clientHeight > 100")
+    box = page.locator("#map-plane").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    far = page.locator("#map-points").screenshot()
+    touch = page.context.new_cdp_session(page)
+
+    def fingers(kind: str, *apart: float) -> None:
+        points = [{"x": x + side * each, "y": y, "id": number} for each in apart for number, side in enumerate((-1, 1))]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    fingers("touchStart", 20)
+    for apart in (40, 60, 80):
+        fingers("touchMove", apart)
+    fingers("touchEnd")
+    until(
+        page, "document.querySelectorAll('#map-thumbs img').length > 0 || document.querySelectorAll('dialog[open]').length > 0"
+    )
+    assert not page.locator("dialog[open]").count()  # it is no click
+    near = page.locator("#map-points").screenshot()
+    count = lambda png: int((np.asarray(Image.open(io.BytesIO(png)).convert("L").point(lambda v: 255 * (v < 240)))).sum())  # noqa: E731
+    assert count(near) < count(far)  # fewer points in sight
 
 
 def test_without_webgl_the_map_says_so(page):

@@ -90,12 +90,20 @@ export class Concept {
     });
   }
 
-  /** Marks many pictures by one statement, which `statement(name)` gives. It cannot be undone but by marking them again. */
+  /** Marks many pictures by one statement, which `statement(name)` gives. */
   markAll(statement) {
     return this.#inTurn('marking', async () => {
       if (!this.name) throw new Error('Start or choose a concept first: marks belong to one.');
+      const before = new Map(this.marks);
       await run(statement(this.name));
-      await this.#open(this.name);
+      await this.#reread();
+      const changed = [...this.marks].filter(([id, positive]) => before.get(id) !== positive).map(([id]) => [id, before.get(id)]);
+      if (changed.length) {
+        this.#did(`${plural(changed.length, 'mark')}`, async () => {
+          await run(statements.labelAll(this.name, changed));
+          await this.#reread();
+        });
+      }
     });
   }
 
@@ -147,6 +155,14 @@ export class Concept {
     this.marks = new Map(known.map(({ image_id, positive }) => [image_id, positive === 'true']));
     for (const id of [...before, ...this.marks.keys()]) this.onMark(id, this.markOf(id));
     await this.#readRounds();
+  }
+
+  /** Reads marks and rounds again; what can be undone stays. */
+  async #reread() {
+    const { steps } = this;
+    await this.#open(this.name);
+    this.steps = steps;
+    this.#tools();
   }
 
   async #setMark(id, positive, box = null) {

@@ -24,7 +24,13 @@ export class PictureMap {
     this.onOpen = onOpen;
     this.view = { x: 0, y: 0, zoom: 1 };
     this.plane = $('map-plane');
-    this.plane.addEventListener('pointerdown', (event) => this.#dragged(event));
+    this.fingers = new Map(); // where each that is down is
+    this.plane.addEventListener('pointerdown', (event) => {
+      this.fingers.set(event.pointerId, [event.offsetX, event.offsetY]);
+      if (this.fingers.size === 1) this.#dragged(event);
+    });
+    this.plane.addEventListener('pointermove', (event) => this.#pinched(event));
+    for (const end of ['pointerup', 'pointercancel']) this.plane.addEventListener(end, (event) => this.fingers.delete(event.pointerId));
     this.plane.addEventListener('wheel', (event) => {
       event.preventDefault();
       this.#zoom(Math.exp(-event.deltaY / 400), event.offsetX, event.offsetY);
@@ -155,7 +161,10 @@ export class PictureMap {
     const isLasso = down.shiftKey || $('map-lasso').checked;
     const path = [[down.offsetX, down.offsetY]];
     let last = [down.clientX, down.clientY];
+    let isPinch = false;
     const move = (event) => {
+      isPinch ||= this.fingers.size > 1;
+      if (isPinch || event.pointerId !== down.pointerId) return;
       const [right, below] = [event.clientX - last[0], event.clientY - last[1]];
       last = [event.clientX, event.clientY];
       path.push([path.at(-1)[0] + right, path.at(-1)[1] + below]);
@@ -163,16 +172,32 @@ export class PictureMap {
       else this.#pan(-right, -below);
     };
     const up = (event) => {
+      if (event.pointerId !== down.pointerId) return;
+      for (const end of ['pointerup', 'pointercancel']) this.plane.removeEventListener(end, up);
       this.plane.removeEventListener('pointermove', move);
       $('map-line').setAttribute('points', '');
       const isClick = path.every(([left, top]) => Math.hypot(left - path[0][0], top - path[0][1]) < 4);
-      if (event.type === 'pointercancel') return;
+      if (event.type === 'pointercancel' || isPinch) return;
       if (isClick) this.#clicked(path[0]);
       else if (isLasso) this.onLasso(path.map((at) => this.#toMap(at)));
     };
     this.plane.setPointerCapture(down.pointerId);
     this.plane.addEventListener('pointermove', move);
-    for (const end of ['pointerup', 'pointercancel']) this.plane.addEventListener(end, up, { once: true });
+    for (const end of ['pointerup', 'pointercancel']) this.plane.addEventListener(end, up);
+  }
+
+  /** Two fingers zoom by how far apart they are. */
+  #pinched({ pointerId, offsetX, offsetY }) {
+    if (!this.fingers.has(pointerId)) return;
+    const spread = () => {
+      const [[a, b], [c, d]] = this.fingers.values();
+      return { apart: Math.hypot(a - c, b - d), middle: [(a + c) / 2, (b + d) / 2] };
+    };
+    const before = this.fingers.size === 2 && spread();
+    this.fingers.set(pointerId, [offsetX, offsetY]);
+    if (!before?.apart) return;
+    const { apart, middle } = spread();
+    this.#zoom(apart / before.apart, ...middle);
   }
 
   #clicked([left, top]) {

@@ -82,6 +82,9 @@ export const startFromImage = (concept, id) =>
 export const labelled = (concept) => sql`SELECT image_id, positive FROM current_labels WHERE concept = ${concept} ORDER BY image_id`;
 export const label = (concept, id, positive) =>
   sql`INSERT INTO labels (concept, image_id, positive) SELECT ${concept}, ${BigInt(id)}, ${positive}`;
+/** `marks` are [[id, true, false or undefined], ...]; undefined withdraws. Rows behind a statement may be more than a statement may have. */
+export const labelAll = (concept, marks) => new Sql(`INSERT INTO labels (concept, image_id, positive, withdrawn) FORMAT JSONEachRow\n${
+  marks.map(([id, positive]) => JSON.stringify({ concept, image_id: id, positive: positive === true, withdrawn: positive === undefined })).join('\n')}`);
 export const undoLabel = (concept, id) =>
   sql`INSERT INTO labels SELECT * FROM undo_label(concept = ${concept}, image_id = ${BigInt(id)})`;
 export const refine = (concept) => sql`INSERT INTO classifiers SELECT * FROM refine(concept = ${concept})`;
