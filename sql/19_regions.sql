@@ -314,7 +314,15 @@ WITH
     assumeNotNull((SELECT (vdx_normalize(weight), logit_scale, bias) FROM current_weight(concept = {concept:String}))) AS current,
     toUInt32(round(0.5 * {k:UInt32})) AS top,
     toUInt32(round(0.3 * {k:UInt32})) AS uncertain,
-    (SELECT sipHash64({concept:String} || toString(count())) FROM labels WHERE concept = {concept:String}) AS seed
+    (SELECT sipHash64({concept:String} || toString(count())) FROM labels WHERE concept = {concept:String}) AS seed,
+    any_images AS
+    (
+        SELECT id, source, dataset
+        FROM current_images
+        WHERE id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+        ORDER BY sipHash64(id, seed)
+        LIMIT {k:UInt32}
+    )
 SELECT id, source, dataset, distance, box, vdx_sigmoid(current.2 * (1 - distance) + current.3) AS probability, reason
 FROM
 (
@@ -332,18 +340,13 @@ FROM
     SELECT id, any(name), any(set), 1 - max((cosine, area)).1, max((cosine, area)).2, 'random'
     FROM
     (
-        SELECT image_id AS id, dotProduct(vector, vdx_region_target(current.1)) AS cosine, box AS area FROM current_regions
+        SELECT image_id AS id, dotProduct(vector, vdx_region_target(current.1)) AS cosine, box AS area
+        FROM current_regions
+        WHERE image_id GLOBAL IN (SELECT id FROM any_images)
         UNION ALL
-        SELECT id, dotProduct(vector, current.1), vdx_box(0, 0, 1, 1) FROM current_images
+        SELECT id, dotProduct(vector, current.1), vdx_box(0, 0, 1, 1) FROM current_images WHERE id GLOBAL IN (SELECT id FROM any_images)
     ) AS parts
-    INNER JOIN
-    (
-        SELECT id, source AS name, dataset AS set
-        FROM current_images
-        WHERE id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
-        ORDER BY sipHash64(id, seed)
-        LIMIT {k:UInt32}
-    ) AS any_image USING (id)
+    INNER JOIN (SELECT id, source AS name, dataset AS set FROM any_images) AS known USING (id)
     GROUP BY id
 )
 ORDER BY indexOf(['top', 'uncertain', 'random', 'more'], reason), if(reason = 'random', sipHash64(id, seed), 0), distance

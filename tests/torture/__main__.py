@@ -58,7 +58,7 @@ def _apart(part: str, amount: float, limit: float) -> dict:
         run = {path.name for path in (prefix / "run").iterdir()}
         sockets = {name for name in run if name.endswith((".sock", ".starting"))}
         left = {"processes": len(_mentioning(prefix)), "sockets": len(sockets)}
-        left["files"] = len(run - sockets - {"encoder.log", "encoder.log.1", "encoder.lock", "start.lock"})
+        left["files"] = len(run - sockets - {"encoder.log", "encoder.log.1", "encoder.lock", "encoder.verdict", "start.lock"})
         return json.loads(answer.read_text()) | {"left_behind": left}
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vdx_udf.encoder.decoding import decode, decode_here
 from vdx_udf.encoder.image import ImageError
+from vdx_udf.encoder.regions import Box, cut_out
 from vdx_udf.encoder.thumbnails import jpeg
 from vdx_udf.errors import readable
 from vdx_udf.tiny.pictures import COLOURS, SHAPES, draw, sample_picture
@@ -22,6 +23,7 @@ LABELS = ["red circle", "blue square", "star", "heart"]
 TOLERANCE = 1e-3  # of a vector's distance to its reference; the references themselves are at least 30 times that apart
 REFUSED = 9.0  # in place of a distance: the row of a good picture says in a sentence why it has no vector
 # What a failure may say: the worker's and the service's own sentences, the kernel's signal, the pool's and the query's ends.
+HALF = Box(0.25, 0.0, 0.5, 0.5)
 SENTENCES = (
     "the encoder service", "this encoder service", "its worker process was ended by signal", "Could not get process from pool",
     "Timeout exceeded: elapsed", "Query was cancelled", "is killed in pending state", "the model failed: ", "no memory is left", "ended before it took the query in",
@@ -74,7 +76,7 @@ class Questions:
     def _pictures(self, client: Any, clip: Any, folder: Path, rng: np.random.Generator) -> None:
         """Every tenth is none."""
         vectors, lines = np.zeros((PICTURES, 512), np.float32), []
-        thumbnails, brightness = [""] * PICTURES, [0.0] * PICTURES
+        thumbnails, cuts, brightness = [""] * PICTURES, [""] * PICTURES, [0.0] * PICTURES
         for number in range(PICTURES):
             path = folder / f"{number:04}.{'png' if number % 2 else 'jpg'}"
             if number % 10 == 9:
@@ -85,21 +87,24 @@ class Questions:
                     vectors[number] = clip.encode_images([clip.pixels(decode(path.read_bytes()))])[0]
                     small = decode_here(path.read_bytes(), SIDE, is_thumbnail=True)
                     thumbnails[number] = sha256(jpeg(small)).hexdigest()
+                    cuts[number] = sha256(cut_out(HALF, decode(path.read_bytes()))).hexdigest()
                     with Image.open(path) as image:  # small enough that it is measured as it is
                         channels = np.asarray(image.convert("RGB"), float) ** 2
                     brightness[number] = np.sqrt(channels @ (0.241, 0.691, 0.068)).mean() / 255
                 except ImageError as error:
                     raise AssertionError(path) from error
-            lines.append(f"{path}\t{thumbnails[number]}\t{brightness[number]}")
+            lines.append(f"{path}\t{thumbnails[number]}\t{cuts[number]}\t{brightness[number]}")
         assert len(set(thumbnails)) == PICTURES * 9 // 10 + 1, "a shifted thumbnail would not show"
         good = vectors[[n for n in range(PICTURES) if n % 10 != 9]]
         assert np.linalg.norm(good[1:] - good[:-1], axis=1).min() > 30 * TOLERANCE, "a shifted row would not show"
         np.save(folder / "pictures.npy", vectors)
         (folder / "pictures.tsv").write_text("\n".join(lines))
-        source = f"SELECT * FROM file('{folder}/pictures.tsv', TSV, 'path String, thumbnail String, brightness Float64')"
+        source = (
+            f"SELECT * FROM file('{folder}/pictures.tsv', TSV, 'path String, thumbnail String, cut String, brightness Float64')"
+        )
         _table(client, "torture_paths", source, folder / "pictures.npy")
         client.command(
-            "CREATE TABLE torture_pictures ENGINE = Memory AS SELECT k, path, thumbnail, brightness, expected, bytes FROM torture_paths INNER JOIN"
+            "CREATE TABLE torture_pictures ENGINE = Memory AS SELECT k, path, thumbnail, cut, brightness, expected, bytes FROM torture_paths INNER JOIN"
             f" (SELECT _path AS path, raw_blob AS bytes FROM file('{folder}/*.{{png,jpg}}', RawBLOB)) AS files USING (path) ORDER BY k"
         )
 
@@ -207,11 +212,11 @@ class Questions:
         )
 
     def _vdx_cut(self, rows: int, salt: int) -> tuple[str, set[int]]:
-        """All of a picture is the picture."""
         good, wanted = _good(rows)
-        value = f"encode_image(vdx_cut({'bytes' if salt % 2 else 'path'}, 0, 0, 1, 1))"
+        value = f"vdx_cut({'bytes' if salt % 2 else 'path'}, {', '.join(map(str, HALF))})"
         return (
-            f"SELECT k, L2Distance({value}, expected) FROM (SELECT * FROM torture_pictures WHERE {wanted} LIMIT {PICTURES})",
+            f"SELECT k, if(lower(hex(SHA256({value}))) = cut, 0, 1)"
+            f" FROM (SELECT * FROM torture_pictures WHERE {wanted} LIMIT {PICTURES})",
             good,
         )
 

@@ -1,7 +1,7 @@
 // Parts of a picture: boxes drawn over it, a box that a person drags, and the parts' scores as a heat map. A box is [x, y, width,
 // height] in shares of the picture.
 
-const SVG = 'http://www.w3.org/2000/svg';
+const SVG = document.getElementById('details-parts').namespaceURI;
 const LEAST = 0.02; // share of the picture's side: a smaller drag is a click
 const STEP = 0.05; // of an arrow key
 
