@@ -223,7 +223,7 @@ def test_every_statement_of_the_schema_is_understood(both):
 def test_every_object_of_a_cluster_states_its_purpose_and_its_example_runs(both):
     _, two = both
     found = list(sql_objects(bundle_folder("sql") / "cluster" / "schema.sql"))
-    assert len(found) == 12
+    assert len(found) == 13
     for each in found:
         assert states_its_purpose(each.name, each.purpose), each
         (two.command if each.example.startswith("INSERT") else two.query)(each.example)
