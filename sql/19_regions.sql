@@ -298,7 +298,7 @@ FROM
         SELECT id, source, dataset, loaded_at
         FROM images
         WHERE id IN (hits.1) AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
-            AND id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+            AND id GLOBAL NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
         LIMIT 1 BY id
     )
 )
@@ -319,7 +319,7 @@ WITH
     (
         SELECT id, source, dataset
         FROM current_images
-        WHERE id NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
+        WHERE id GLOBAL NOT IN (SELECT image_id FROM current_labels WHERE concept = {concept:String})
         ORDER BY sipHash64(id, seed)
         LIMIT {k:UInt32}
     )

@@ -72,6 +72,15 @@ QUERIES = {  # statement: how far numbers may differ
     "SELECT place, id FROM diverse_subset(dataset = 'drawn', n = 5)": 0,
     "SELECT label, images, unsure FROM label_coverage(labels = ['circle', 'star'], template_set = 'default') ORDER BY label": 0,
     "SELECT recall FROM search_quality": 0,
+    "SELECT id, distance, box FROM search_text_regions(query = 'a red circle', k = 9)": 1e-5,
+    "SELECT id, distance FROM search_vector_regions_where(vector = encode_text('a red circle'), dataset = 'drawn', attribute = 'parity', value = '1', k = 9)": 1e-5,
+    "SELECT id, distance, box FROM search_concept_regions(concept = 'pairs', k = 9)": 1e-5,
+    "SELECT id, probability, box FROM scores_regions(concept = 'pairs') ORDER BY probability DESC, id LIMIT 50": 1e-5,
+    "SELECT id, reason, probability FROM next_to_label_regions(concept = 'pairs', k = 10)": 1e-5,
+    "SELECT id, positive, box FROM labelled_regions(concept = 'pairs') ORDER BY id": 0,
+    "SELECT weight, logit_scale, bias FROM refine_regions(concept = 'pairs')": 1e-4,
+    "SELECT place, distance FROM region_scores(vector = encode_text('a red circle'), image_id = {id:UInt64})": 1e-5,
+    "SELECT count(), uniqExact(image_id) FROM current_regions": 0,
 }  # fmt: skip
 
 
@@ -106,6 +115,11 @@ def both(cluster):
         client.command(
             "INSERT INTO picture_facts SELECT vdx_picture_key(source, content_hash), 64, 48 + id % 9, 'PNG', 1, 0.5, 0.1, 0.9, 10, 5, 20"
             " FROM images"
+        )
+        client.command(
+            "INSERT INTO regions SELECT id, loaded_at, dataset, model, weights_hash, number, 1, vdx_box(number / 4, 0, 0.5, 0.5),"
+            " vdx_region_vector(vector, vdx_normalize(arrayMap((x, place) -> x * (1 + 0.2 * ((place + number) % 3)), vector,"
+            " arrayEnumerate(vector)))) FROM images ARRAY JOIN [0, 1, 2] AS number"
         )
         client.command("INSERT INTO kept_concepts VALUES ('pairs')")
         client.command("INSERT INTO kept_scores SELECT * FROM stale_scores")
