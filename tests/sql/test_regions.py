@@ -13,6 +13,7 @@ from PIL import Image
 import vdx_udf.tiny
 from tests.benchmarks.regions import SIDE, Scene, average_precision, drawn
 from vdx_udf.encoder.regions import pyramid
+from vdx_udf.installer.bundle import bundle_folder
 
 SCENES = 40
 
@@ -293,3 +294,21 @@ def test_next_to_nothing(fresh_tables, layout, scenes, images):
     else:
         with pytest.raises(Exception, match="this concept has no labels yet"):
             rows(fresh_tables, "SELECT * FROM refine_regions(concept = 'c')")
+
+
+def test_refine_regions_is_refine_on_other_rows():
+    text = (bundle_folder("sql") / "06_training.sql").read_text()
+    whole, parts = (
+        text.partition(f"CREATE OR REPLACE VIEW {name} AS\n")[2].partition(";\n")[0] for name in ("refine", "refine_regions")
+    )
+    for other, one in (
+        ("labelled_regions(", "labelled_vectors("),
+        (
+            "FROM random_regions(concept = {concept:String}, n = 100)\n            WHERE id GLOBAL NOT IN",
+            "FROM current_images\n            WHERE id GLOBAL IN (SELECT id FROM random_images(seed = {concept:String}, n = 100))\n"
+            "                AND id GLOBAL NOT IN",
+        ),
+    ):
+        assert parts.count(other) == 1
+        parts = parts.replace(other, one)
+    assert parts == whole

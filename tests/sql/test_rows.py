@@ -236,7 +236,7 @@ PARAMETERS = {
     "share": "1", "recall": "0.9", "precision": "0.9", "round": "0", "before": "0", "after": "0", "to_round": "0", "steps": "5",
     "learning_rate": "0.1", "exclude": "[1]", "method": "'text'", "logit_scale": "100", "train": "'a'", "test": "'b'", "top": "1",
     "uncertain": "1", "diverse": "1", "random": "1", "start": "1", "datasets": "['a', 'b']", "any_of": "map('label', ['a', 'b'])", "none_of": "map('label', ['c'])",
-    "at_least": "map()", "at_most": "map()", "caption": "''", "texts": "['a circle', 'red']", "weights": "[1, -0.5]", "ids": "[1]", "side": "64", "issue": "'dark'", "levels": "1", "on_regions": "true",
+    "at_least": "map()", "at_most": "map()", "caption": "''", "texts": "['a circle', 'red']", "weights": "[1, -0.5]", "ids": "[1]", "side": "64", "issue": "'dark'", "levels": "1",
 }  # fmt: skip
 SETS = {
     "none": [], "one": [("a", 1)], "two, one class": [("a", 1), ("a", 2)], "two classes of one": [("a", 1), ("b", 2)],
