@@ -23,6 +23,7 @@ from tests.conftest import wait_for
 from tests.encoder.conftest import VERSION, asked, connected, frame, ready, serving, threads
 from vdx_udf import settings
 from vdx_udf.encoder import native, ways
+from vdx_udf.encoder import threads as begun
 from vdx_udf.encoder.encoder import Encoder
 from vdx_udf.encoder.fair_pool import FairPool
 from vdx_udf.encoder.fair_queue import IMAGE
@@ -306,6 +307,24 @@ def test_large_pictures_are_decoded_one_at_a_time_and_like_others(clip, monkeypa
     assert np.allclose(encoder.submit_images(1, [*contents, b"\xff none"]).outcomes()[0], expected[0], atol=1e-5)
     assert np.allclose(encoder.submit_images(2, contents).vectors(), expected, atol=1e-5)
     assert not encoder.pools._large.locked()
+
+
+class Stillborn(threading.Thread):
+    """One that finds no memory before it has begun, which Thread.start waits for in vain."""
+
+    def _bootstrap(self):
+        pass
+
+
+def test_a_thread_that_never_begins_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(begun, "BEGIN_SECONDS", 0.2)
+    with pytest.raises(MemoryError):
+        begun.start(Stillborn(daemon=True))
+    done = threading.Event()
+    thread = threading.Thread(target=done.set)
+    begun.start(thread)
+    thread.join()
+    assert done.is_set()
 
 
 def test_work_that_raises_costs_its_pool_no_thread():

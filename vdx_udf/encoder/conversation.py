@@ -20,6 +20,7 @@ from collections.abc import Callable
 from vdx_udf import __version__, contract, settings
 from vdx_udf.encoder import functions, native
 from vdx_udf.encoder.encoder import Encoder
+from vdx_udf.encoder.threads import start
 
 PROTOCOL = "vdx/2"
 MAX_HELLO = 5_000  # bytes of a worker's first line: the path of a model fits
@@ -47,7 +48,7 @@ class Conversation:
         self._context = functions.Context(self._encoder, function)
         self._returns = native.parse_type(contract.FUNCTIONS[function].returns)
         sender = threading.Thread(target=self._send_answers, daemon=True)
-        sender.start()
+        start(sender)
         try:
             self._read_blocks(stream, function)
         finally:

@@ -10,8 +10,10 @@ import threading
 import time
 from pathlib import Path
 
+from vdx_udf.encoder.batch import described
 from vdx_udf.encoder.conversation import Conversation
 from vdx_udf.encoder.encoder import Encoder
+from vdx_udf.encoder.threads import start
 from vdx_udf.errors import ServiceError
 
 RETRY_SECONDS = 0.2  # until connections are accepted again where no file descriptor or thread was left
@@ -69,9 +71,9 @@ class Service:
                 continue
             try:
                 connection.setblocking(True)
-                threading.Thread(target=self._connected, args=(connection, encoder), daemon=True).start()
-            except RuntimeError as error:
-                log.info("a connection was closed: %s", error)
+                start(threading.Thread(target=self._connected, args=(connection, encoder), daemon=True))
+            except (RuntimeError, MemoryError) as error:
+                log.info("a connection was closed: %s", described(error))
                 connection.close()
         if self._draining:
             listener.close()
