@@ -93,6 +93,15 @@ def _once(rig: Rig, fault: Fault, clients: dict[str, Any], row: Row) -> None:
             row.add(future.result(), fault.may_fail)
     row.times += 1
     row.recovered(rig, clients)
+    _meet_all_slots(rig, clients, row)
+
+
+def _meet_all_slots(rig: Rig, clients: dict[str, Any], row: Row) -> None:
+    """A worker that a fault left dead in its slot costs the query that meets it: one of these, none of the next fault's."""
+    with ThreadPoolExecutor(2 * len(FUNCTIONS)) as pool:
+        pairs = [(client, function) for function in FUNCTIONS for client in (clients[function], rig.connect())]
+        for future in [pool.submit(rig.questions.ask, client, function, 20) for client, function in pairs]:
+            row.add(future.result(), may_fail=True)
 
 
 def at_random(rig: Rig, queries: int, threads: int = 8) -> Row:
