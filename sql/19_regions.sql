@@ -119,90 +119,9 @@ WHERE vdx_check_weights(model, weights_hash, 1)
 ORDER BY distance
 LIMIT {k:UInt32};
 
--- search_text_regions(query, k): the k images with the part nearest to a text, the whole picture counting half, each once and with that
+-- search_vector_regions(vector, k): the k images with the part nearest to a vector, the whole picture counting half, each once and with that
 -- part's box. An image without regions goes by the whole. By both indexes: of the parts' 24 k nearest (256 to 1000), so a k beyond 40 may miss
 -- images where many parts of few are near; search_vector_regions_where misses none.
--- Example: SELECT * FROM search_text_regions(query = 'a small red circle', k = 9)
-CREATE OR REPLACE VIEW search_text_regions AS
-WITH
-    (SELECT encode_text({query:String})) AS given,
-    (
-        SELECT groupArray((id, loaded_at, distance, box))
-        FROM
-        (
-            SELECT image_id AS id, loaded_at, cosineDistance(vector, vdx_region_target(given)) AS distance, box, _row_exists AS is_there
-            FROM regions
-            ORDER BY distance
-            LIMIT least(1000, greatest(256, 24 * {k:UInt32}))
-            SETTINGS apply_deleted_mask = 0
-            UNION ALL
-            SELECT id, loaded_at, cosineDistance(vector, given) AS distance, vdx_box(0, 0, 1, 1), _row_exists
-            FROM images
-            ORDER BY distance
-            LIMIT least(1000, greatest(256, 2 * {k:UInt32}))
-            SETTINGS apply_deleted_mask = 0
-        )
-        WHERE is_there
-    ) AS hits
-SELECT id, source, dataset, own[1].3 AS distance, own[1].4 AS box
-FROM
-(
-    SELECT id, source, dataset, arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at, hits)) AS own
-    FROM
-    (
-        SELECT id, source, dataset, loaded_at
-        FROM images
-        WHERE id IN (hits.1)
-            AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
-        LIMIT 1 BY id -- or all rows would be looked up among the hits
-    )
-)
-WHERE notEmpty(own)
-ORDER BY distance
-LIMIT {k:UInt32};
-
--- search_image_regions(image, x, y, width, height, k): the same for a part of a picture, which is given as encode_image takes it; of all of
--- it by 0, 0, 1, 1.
--- Example: SELECT * FROM search_image_regions(image = '/pictures/query.png', x = 0.25, y = 0.25, width = 0.5, height = 0.5, k = 9)
-CREATE OR REPLACE VIEW search_image_regions AS
-WITH
-    (SELECT encode_image(vdx_cut({image:String}, {x:Float64}, {y:Float64}, {width:Float64}, {height:Float64}))) AS given,
-    (
-        SELECT groupArray((id, loaded_at, distance, box))
-        FROM
-        (
-            SELECT image_id AS id, loaded_at, cosineDistance(vector, vdx_region_target(given)) AS distance, box, _row_exists AS is_there
-            FROM regions
-            ORDER BY distance
-            LIMIT least(1000, greatest(256, 24 * {k:UInt32}))
-            SETTINGS apply_deleted_mask = 0
-            UNION ALL
-            SELECT id, loaded_at, cosineDistance(vector, given) AS distance, vdx_box(0, 0, 1, 1), _row_exists
-            FROM images
-            ORDER BY distance
-            LIMIT least(1000, greatest(256, 2 * {k:UInt32}))
-            SETTINGS apply_deleted_mask = 0
-        )
-        WHERE is_there
-    ) AS hits
-SELECT id, source, dataset, own[1].3 AS distance, own[1].4 AS box
-FROM
-(
-    SELECT id, source, dataset, arraySort(hit -> hit.3, arrayFilter(hit -> hit.1 = id AND hit.2 = loaded_at, hits)) AS own
-    FROM
-    (
-        SELECT id, source, dataset, loaded_at
-        FROM images
-        WHERE id IN (hits.1)
-            AND vdx_check_weights(model, weights_hash, (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
-        LIMIT 1 BY id -- or all rows would be looked up among the hits
-    )
-)
-WHERE notEmpty(own)
-ORDER BY distance
-LIMIT {k:UInt32};
-
--- search_vector_regions(vector, k): the same for a vector, for example a classifier's weight.
 -- Example: SELECT * FROM search_vector_regions(vector = encode_text('a small red circle'), k = 9)
 CREATE OR REPLACE VIEW search_vector_regions AS
 WITH
@@ -241,6 +160,19 @@ FROM
 WHERE notEmpty(own)
 ORDER BY distance
 LIMIT {k:UInt32};
+
+-- search_text_regions(query, k): the same for a text.
+-- Example: SELECT * FROM search_text_regions(query = 'a small red circle', k = 9)
+CREATE OR REPLACE VIEW search_text_regions AS
+SELECT * FROM search_vector_regions(vector = encode_text({query:String}), k = {k:UInt32});
+
+-- search_image_regions(image, x, y, width, height, k): the same for a part of a picture, which is given as encode_image takes it; of all of
+-- it by 0, 0, 1, 1.
+-- Example: SELECT * FROM search_image_regions(image = '/pictures/query.png', x = 0.25, y = 0.25, width = 0.5, height = 0.5, k = 9)
+CREATE OR REPLACE VIEW search_image_regions AS
+SELECT *
+FROM search_vector_regions(
+    vector = encode_image(vdx_cut({image:String}, {x:Float64}, {y:Float64}, {width:Float64}, {height:Float64})), k = {k:UInt32});
 
 -- region_scores(vector, image_id): how near each part of an image is to a vector: "why this one" as a heat map.
 -- Example: SELECT box, distance FROM region_scores(vector = encode_text('a red circle'), image_id = 42) ORDER BY distance LIMIT 3
