@@ -9,8 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -25,7 +24,7 @@ from vdx_udf.encoder.image import ImageSource
 from vdx_udf.encoder.ledger import Cache, Ledger
 from vdx_udf.encoder.regions import Box
 from vdx_udf.encoder.tickets import Entry, Ticket
-from vdx_udf.encoder.ways import PicturePools, PictureWay, RegionWay, SmallWay, TextWay, picture_error
+from vdx_udf.encoder.ways import PicturePools, PictureWay, RegionWay, SmallWay, TextWay, answered
 
 log = logging.getLogger("vdx")
 
@@ -46,7 +45,7 @@ class Encoder:
         budget = settings.BATCH["cuda" if model.device.type == "cuda" else "cpu"]
         self._queue = FairQueue(budget, self.ledger.forget_unwanted)
         self.pools = PicturePools(source, self.ledger)
-        jpeg_side = jpeg_scale * max(model.preprocess.size)
+        jpeg_side = jpeg_scale * model.preprocess.side
         pictures = PictureWay(model, self.pools, jpeg_side, self.ledger, self._queue, self.counters.add)
         self._ways = {TEXT: TextWay(model, self.ledger, self._queue), IMAGE: pictures}
         self._regions = RegionWay(model, self.pools, jpeg_scale, self.ledger, self._queue, self.counters.add)
@@ -90,7 +89,7 @@ class Encoder:
         place: dict[tuple, int] = {}
         row_of = [place.setdefault(each, len(place)) for each in inputs]
         ticket, entries = self.ledger.enter("", [picture for picture, *_ in place], [None] * len(place), row_of)
-        with self._answered(entries):
+        with answered(self.ledger, entries):
             for entry, (_, *rest) in zip(entries, place, strict=True):
                 send(client, entry, *rest)
         return ticket
@@ -99,19 +98,10 @@ class Encoder:
         way, place = self._ways[kind], {}
         row_of = [place.setdefault(value, len(place)) for value in values]
         ticket, fresh = self.ledger.enter(kind, list(place), [way.identity(value) for value in place], row_of)
-        with self._answered(fresh):
+        with answered(self.ledger, fresh):
             self.counters.add(kind, rows=len(values), cache_hits=len(values) - len(fresh))
             way.send(client, fresh)
         return ticket
-
-    @contextmanager
-    def _answered(self, entries: list[Entry]) -> Iterator[None]:
-        """Memory may end anywhere; others may already wait for these entries."""
-        try:
-            yield
-        except Exception as error:
-            self.ledger.deliver([(entry, picture_error(error)) for entry in entries])
-            raise
 
     def embed_labels(self, client: Hashable, labels: tuple[bytes, ...]) -> np.ndarray:
         """One unit vector per label, float32 (labels, dimension): its prompts' mean, normalised, as open_clip does."""

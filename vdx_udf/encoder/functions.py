@@ -242,12 +242,12 @@ def _vectors(ticket: Ticket) -> native.Ragged:
     return native.Ragged.of_matrix(ticket.vectors())
 
 
-def _outcomes(context: Context, ticket: Ticket) -> tuple[list, list[bytes]]:
-    """The ticket's outcomes, and the rows' errors, which are noted."""
-    outcomes = [_part_error(outcome) or outcome if isinstance(outcome, Regions) else outcome for outcome in ticket.outcomes()]
+def _outcomes(context: Context, outcomes: list, instead: object) -> tuple[list, list[bytes]]:
+    """The outcomes, `instead` for each that is an error, and the errors, which are noted."""
     if failed := [outcome for outcome in outcomes if isinstance(outcome, str)]:
         context.failed(failed[0], len(failed))
-    return outcomes, [outcome.encode() if isinstance(outcome, str) else b"" for outcome in outcomes]
+    errors = [outcome.encode() if isinstance(outcome, str) else b"" for outcome in outcomes]
+    return [instead if error else outcome for outcome, error in zip(outcomes, errors, strict=True)], errors
 
 
 def _region_column(cut: list[Regions | None]) -> native.Ragged:
@@ -260,24 +260,24 @@ def _region_column(cut: list[Regions | None]) -> native.Ragged:
 
 
 def _regions_and_errors(context: Context, ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:
-    outcomes, errors = _outcomes(context, ticket)
-    return _region_column([None if error else outcome for outcome, error in zip(outcomes, errors, strict=True)]), errors
+    cut, errors = _outcomes(context, [_with_its_parts(outcome) for outcome in ticket.outcomes()], None)
+    return _region_column(cut), errors
 
 
-def _part_error(regions: Regions) -> str:
-    """Why the model failed on a part of a picture; '' where it did not."""
-    return next((outcome for outcome in regions.ticket.outcomes() if isinstance(outcome, str)), "")
+def _with_its_parts(outcome: Regions | str) -> Regions | str:
+    """The error instead where the model failed on a part."""
+    if isinstance(outcome, str):
+        return outcome
+    return next((error for error in outcome.ticket.outcomes() if isinstance(error, str)), outcome)
 
 
 def _thumbnails_and_errors(context: Context, ticket: Ticket) -> tuple[list[bytes], list[bytes]]:
-    outcomes, errors = _outcomes(context, ticket)
-    return [b"" if error else outcome for outcome, error in zip(outcomes, errors, strict=True)], errors
+    return _outcomes(context, ticket.outcomes(), b"")
 
 
 def _facts_and_errors(context: Context, ticket: Ticket) -> tuple:
     """The columns of contract's vdx_picture_facts; of a picture without facts zeros and ''."""
-    outcomes, errors = _outcomes(context, ticket)
-    rows = [NO_FACTS if error else outcome for outcome, error in zip(outcomes, errors, strict=True)]
+    rows, errors = _outcomes(context, ticket.outcomes(), NO_FACTS)
     columns = Facts(*zip(*rows, strict=True))._asdict() | {"format": [row.format.encode() for row in rows]}
     kinds = {"width": np.uint32, "height": np.uint32, "orientation": np.uint8}
     numbers = [c if name == "format" else np.array(c, kinds.get(name, np.float32)) for name, c in columns.items()]
@@ -285,11 +285,8 @@ def _facts_and_errors(context: Context, ticket: Ticket) -> tuple:
 
 
 def _vectors_and_errors(context: Context, ticket: Ticket) -> tuple[native.Ragged, list[bytes]]:
-    outcomes, errors = _outcomes(context, ticket)
-    vectors = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
-    ends = np.cumsum([len(o) if isinstance(o, np.ndarray) else 0 for o in outcomes], dtype=np.uint64)
-    flat = np.concatenate(vectors) if vectors else np.empty(0, np.float32)
-    return native.Ragged(ends, flat), errors
+    vectors, errors = _outcomes(context, ticket.outcomes(), np.empty(0, np.float32))
+    return native.Ragged(np.cumsum([len(vector) for vector in vectors], dtype=np.uint64), np.concatenate(vectors)), errors
 
 
 def _matrix(column: native.Ragged, row: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,8 @@ class Clip:
     weights), `hf-hub:ORG/NAME` or `local-dir:PATH`. `precision` is one of the settings' PRECISIONS, `device` a torch
     device (default: the first GPU, else the CPU). The attribute `precision` says what was chosen and `precision_reason` why,
     `parity` the least cosine to open_clip in float32 over the gate's texts and pictures, which `verdicts`, a file, remembers
-    for the next load. Weights are read as safetensors
-    or, from a pickle, as tensors only. Raises ModelError, also for weights that hash to something else than `weights_hash`
-    or what the settings record.
+    for the next load. Weights are read as safetensors or, from a pickle, as tensors only. Raises ModelError, also for weights
+    that hash to something else than `weights_hash` or what the settings record.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class Clip:
             inputs = inputs.some(*_PROBES)
         tokens = self.tokens(inputs.texts)
         with torch.inference_mode():
-            texts, images = _ModuleTexts(model, "cpu", self._trims), self._module_images(model, "float32", "cpu")
-            exact = [_unit(gate.in_groups(texts, tokens)), _unit(images(inputs.pictures))]
+            texts, images = self._reference(model)
+            exact = _unit_vectors(partial(gate.in_groups, texts), images, tokens, inputs.pictures)
             for precision in candidates:
                 ranges = self._ranges(model, texts, images) if precision == "int8" else {}
                 while precision != "int8" or "images" in ranges or (ranges and wanted == "int8"):  # texts alone gain little
                     self._use(model, Verdict(precision, self.weights_hash, ranges=ranges))
-                    found = [_unit(self._texts(tokens)).cpu(), _unit(self._images(inputs.pictures.to(self.device))).cpu()]
+                    found = _unit_vectors(self._texts, self._images, tokens, inputs.pictures.to(self.device))
                     kept = [gate.kept(*pair) for pair in zip(found, exact, strict=True)]
                     sentence = _sentence(precision, ranges, kept, inputs)
                     failed = [tower for tower, each in zip(_TOWERS, kept, strict=True) if not _passes(each, precision)]
@@ -137,12 +137,13 @@ class Clip:
         inputs = gate.inputs(self.preprocess.size).some(*_PROBES)
         tokens = self.tokens(inputs.texts)
         with torch.inference_mode():
-            exact = (
-                _ModuleTexts(model, "cpu", self._trims)(tokens),
-                self._module_images(model, "float32", "cpu")(inputs.pictures),
-            )
-            found = self._texts(tokens), self._images(inputs.pictures.to(self.device))
-        return min(float((_unit(a).cpu() * _unit(b)).sum(dim=1).min()) for a, b in zip(found, exact, strict=True))
+            exact = _unit_vectors(*self._reference(model), tokens, inputs.pictures)
+            found = _unit_vectors(self._texts, self._images, tokens, inputs.pictures.to(self.device))
+        return min(float((a * b).sum(dim=1).min()) for a, b in zip(found, exact, strict=True))
+
+    def _reference(self, model: nn.Module) -> tuple[Callable, Callable]:
+        """open_clip's own towers in float32, on the CPU."""
+        return _ModuleTexts(model, "cpu", self._trims), self._module_images(model, "float32", "cpu")
 
     def _fits_texts(self, model: nn.Module) -> bool:
         return self._trims and TextTower.fits(model)
@@ -213,6 +214,11 @@ class Clip:
     def encode_images(self, pixels: list[Tensor]) -> np.ndarray:
         """Unit vectors, float32 (N, dimension), of pictures that went through `pixels`."""
         return _unit(self._images(_moved(torch.stack(pixels), self.device))).cpu().numpy()
+
+
+def _unit_vectors(texts: Callable, images: Callable, tokens: list[Tensor], pictures: Tensor) -> list[Tensor]:
+    """(N, dimension) of texts, and of pictures."""
+    return [_unit(texts(tokens)).cpu(), _unit(images(pictures)).cpu()]
 
 
 def _passes(kept: gate.Kept, precision: str) -> bool:

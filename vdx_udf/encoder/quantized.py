@@ -27,10 +27,8 @@ from vdx_udf.encoder.towers import PACK_ROWS, Block, Blocks, Matrix, Parts
 _dnn8 = torch.ops.onednn
 _TINY = 1e-30
 _LEAST = -0.17  # of GELU, and of QuickGELU -0.164
-_ZERO, _ABOVE = (
-    16,
-    238,
-)  # of what the activation gives: which number stands for zero, and the steps above; one spare, to round up
+_ZERO = 16  # which number of 8 bits stands for zero in what the activation gives
+_ABOVE = 238  # and the steps above it; one is spare, to round up
 _MASSIVE = 2.5  # times the median of all columns' largest: a column above this is split
 _SPLIT = 1.0  # times that median: what a part of it holds
 _MASSIVE_WEIGHT = 16.0  # times the root mean square of its output's weights

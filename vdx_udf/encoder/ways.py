@@ -2,8 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -164,14 +164,12 @@ class RegionWay:
             keys = [(known_by, levels, row) for row in rows]
             ticket, fresh = self._ledger.enter(IMAGE, [entry.payload] * len(boxes), keys, rows)
             self._note(IMAGE, rows=len(boxes), cache_hits=len(boxes) - len(fresh))
-            mine = set(map(id, fresh))
-            try:
-                for part, pixels in zip(ticket.entries, self._model.regions(image, finer) if fresh else (), strict=bool(fresh)):
-                    if id(part) in mine:
-                        part.payload = pixels
-            except Exception as error:
-                self._ledger.deliver([(part, picture_error(error)) for part in fresh])
-                raise
+            if fresh:
+                mine = set(fresh)
+                with answered(self._ledger, fresh):
+                    for part, pixels in zip(ticket.entries, self._model.regions(image, finer), strict=True):
+                        if part in mine:
+                            part.payload = pixels
         self._queue.put(client, IMAGE, fresh)
         self._ledger.deliver([(entry, Regions(boxes, ticket))])
         if not entry.is_wanted():  # by now
@@ -212,6 +210,16 @@ class SmallWay:
         with self._pools.decoding(picture):
             image = decoded(picture)
         self._ledger.deliver([(entry, finish(image))])
+
+
+@contextmanager
+def answered(ledger: Ledger, entries: list[Entry]) -> Iterator[None]:
+    """Memory may end anywhere; others may already wait for these entries."""
+    try:
+        yield
+    except Exception as error:
+        ledger.deliver([(entry, picture_error(error)) for entry in entries])
+        raise
 
 
 def take(entry: Entry, content: bytes) -> bool:

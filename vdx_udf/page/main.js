@@ -72,7 +72,8 @@ const filter = () => ({ dataset: $('dataset').value, attribute: $('attribute').v
 const count = () => Number($('count').value);
 const byParts = () => $('parts').checked;
 const boxOf = ({ box }) => (box ? JSON.parse(box) : null);
-const isPart = (box) => Boolean(box) && (box[2] < 1 || box[3] < 1);
+/** A box that is less than the whole picture, or null. */
+const drawnBox = (box) => (box && (box[2] < 1 || box[3] < 1) ? box : null);
 const near = (row) => number(row.distance);
 const probable = (row) => number(row.probability);
 
@@ -126,7 +127,7 @@ async function show(wanted) {
   $('grid').removeAttribute('aria-busy');
   if (!rows) return;
   const kept = rows.filter((row) => keep(row, wanted));
-  grid.show(kept.map((row) => ({ id: row.id, source: row.source, text: text(row), mark: concept.markOf(row.id), box: isPart(boxOf(row)) ? boxOf(row) : null })));
+  grid.show(kept.map((row) => ({ id: row.id, source: row.source, text: text(row), mark: concept.markOf(row.id), box: drawnBox(boxOf(row)) })));
   const milliseconds = Math.round(performance.now() - began);
   $('said').textContent = `${kept.length} pictures ${title(wanted)}, ${milliseconds} ms`;
   $('empty').hidden = kept.length > 0;
