@@ -21,7 +21,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from tests.benchmarks.run import RESULTS, machine
 from tests.benchmarks.works import MODEL, photos
@@ -30,7 +30,7 @@ from vdx_udf.commands import target
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.installer.layout import Layout
 from vdx_udf.settings import REGION_LEVELS
-from vdx_udf.tiny.pictures import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, _jitter, _outline, _texture
+from vdx_udf.tiny.pictures import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Thing, jitter, paint
 
 SIDE = 384
 SMALL = (1 / 100, 1 / 36)  # shares of the picture's area: the clutter beside a small object
@@ -61,7 +61,7 @@ class Scene:
 def drawn(rng: np.random.Generator, shares: list[float], width: int, height: int) -> Scene:
     background = str(rng.choice(tuple(BACKGROUNDS)))
     is_dark = sum(BACKGROUNDS[background]) < 3 * 128
-    canvas = Image.new("RGB", (width, height), _jitter(rng, BACKGROUNDS[background], 6))
+    canvas = Image.new("RGB", (width, height), jitter(rng, BACKGROUNDS[background], 6))
     placed: list[tuple[float, float, float]] = []
     objects: dict[tuple[str, str], Box] = {}
     for share in shares:
@@ -74,12 +74,8 @@ def drawn(rng: np.random.Generator, shares: list[float], width: int, height: int
             continue
         placed.append((x, y, radius))
         colour, shape = PAIRS[rng.integers(len(PAIRS))]
-        base = _jitter(rng, COLOURS[colour], 10)
-        second = tuple(round(c + (255 - c) * 0.65) if is_dark else round(c * 0.35) for c in base)
-        side = 2 * math.ceil(radius) + 4
-        mask = Image.new("L", (side, side), 0)
-        _outline(ImageDraw.Draw(mask), shape, side / 2, radius, rng.uniform(-0.14, 0.14))
-        canvas.paste(_texture(TEXTURES[rng.integers(4)], side, base, second), (round(x - side / 2), round(y - side / 2)), mask)
+        base, angle = jitter(rng, COLOURS[colour], 10), rng.uniform(-0.14, 0.14)
+        paint(canvas, Thing(colour, shape, "", TEXTURES[rng.integers(4)], x, y, radius), base, angle, is_dark)
         box = ((x - radius) / width, (y - radius) / height, 2 * radius / width, 2 * radius / height)
         objects.setdefault((colour, shape), tuple(float(min(1, max(0, v))) for v in box))
     file = io.BytesIO()

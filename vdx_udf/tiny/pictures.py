@@ -108,21 +108,26 @@ def pair(rng: np.random.Generator, first: tuple[str, str], second: tuple[str, st
 def draw(picture: Picture) -> Image.Image:
     """The picture as RGB, 128 x 128 pixels; the same picture always gives the same pixels."""
     rng = np.random.default_rng(picture.seed)
-    canvas = Image.new("RGB", (CANVAS, CANVAS), _jitter(rng, BACKGROUNDS[picture.background], 6))
+    canvas = Image.new("RGB", (CANVAS, CANVAS), jitter(rng, BACKGROUNDS[picture.background], 6))
     dark = sum(BACKGROUNDS[picture.background]) < 3 * 128
     for thing in picture.things:
-        base = _jitter(rng, COLOURS[thing.colour], 10)
-        # The second colour of a texture contrasts with the object and stays visible on the background.
-        second = tuple(round(c + (255 - c) * 0.65) if dark else round(c * 0.35) for c in base)
-        side = 2 * math.ceil(thing.radius) + 4
-        mask = Image.new("L", (side, side), 0)
-        _outline(ImageDraw.Draw(mask), thing.shape, side / 2, thing.radius, rng.uniform(-0.14, 0.14))
-        paint = _texture(thing.texture, side, base, second)
-        canvas.paste(paint, (round(thing.x - side / 2), round(thing.y - side / 2)), mask)
+        base = jitter(rng, COLOURS[thing.colour], 10)
+        paint(canvas, thing, base, rng.uniform(-0.14, 0.14), dark)
     return canvas
 
 
-def _jitter(rng: np.random.Generator, colour: tuple[int, ...], by: int) -> tuple[int, ...]:
+def paint(canvas: Image.Image, thing: Thing, base: tuple[int, ...], angle: float, is_dark: bool) -> None:
+    """An object in its colour as jittered, turned by an angle in radians, onto a dark or a light background."""
+    # The second colour of a texture contrasts with the object and stays visible on the background.
+    second = tuple(round(c + (255 - c) * 0.65) if is_dark else round(c * 0.35) for c in base)
+    side = 2 * math.ceil(thing.radius) + 4
+    mask = Image.new("L", (side, side), 0)
+    _outline(ImageDraw.Draw(mask), thing.shape, side / 2, thing.radius, angle)
+    place = round(thing.x - side / 2), round(thing.y - side / 2)
+    canvas.paste(_texture(thing.texture, side, base, second), place, mask)
+
+
+def jitter(rng: np.random.Generator, colour: tuple[int, ...], by: int) -> tuple[int, ...]:
     return tuple(int(c) for c in np.clip(np.array(colour) + rng.integers(-by, by + 1, size=3), 0, 255))
 
 
