@@ -417,7 +417,9 @@ def test_the_map_shows_points_in_colours_and_a_lasso_takes_the_pictures_in_it(pa
     low, high = places.min(axis=0), places.max(axis=0)
     box = page.locator("#map-plane").bounding_box()
     zoom = 0.92 * min((box["width"] - 2) / (high[0] - low[0]), (box["height"] - 2) / (high[1] - low[1]))
-    middle = np.median(places, axis=0) - (low + high) / 2
+    # Where most pictures are: the layout, and what lies at its middle, differs from machine to machine.
+    near = np.linalg.norm(places[:, None] - places[None], axis=2) * zoom < 50
+    middle = places[near.sum(axis=1).argmax()] - (low + high) / 2
     left, top = box["x"] + box["width"] / 2 + middle[0] * zoom, box["y"] + box["height"] / 2 - middle[1] * zoom
     page.check("#map-lasso")
     corners = [(-90, -40), (70, -60), (60, 80), (-50, 60)]
