@@ -58,6 +58,25 @@ WHERE vdx_check_weights(model, weights_hash,
 ORDER BY distance
 LIMIT {k:UInt32};
 
+-- search_vector_in(vector, dataset, k): the k images of one data set nearest to a vector, through its own part of the index: in the time of
+-- search_vector.
+-- Example: SELECT * FROM search_vector_in(vector = encode_text('a red circle'), dataset = 'demo', k = 9)
+CREATE OR REPLACE VIEW search_vector_in AS
+SELECT id, source, dataset, distance
+FROM
+(
+    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists, cosineDistance(vector, {vector:Array(Float32)}) AS distance
+    FROM images
+    WHERE dataset = {dataset:String}
+    ORDER BY distance
+    LIMIT {k:UInt32} + (SELECT hidden FROM hidden_rows)
+    SETTINGS apply_deleted_mask = 0
+)
+WHERE vdx_check_weights(model, weights_hash,
+    _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images))
+ORDER BY distance
+LIMIT {k:UInt32};
+
 -- search_id(image_id, k): the k images most similar to one of the table, itself left out.
 -- Example: SELECT * FROM search_id(image_id = 42, k = 9)
 CREATE OR REPLACE VIEW search_id AS

@@ -120,7 +120,7 @@ ORDER BY distance
 LIMIT {k:UInt32};
 
 -- search_vector_regions(vector, k): the k images with the part nearest to a vector, the whole picture counting half, each once and with that
--- part's box. An image without regions goes by the whole. By both indexes: of the parts' 24 k nearest (256 to 1000), so a k beyond 40 may miss
+-- part's box. An image without regions goes by the whole. By both indexes: of the parts' 15 k nearest (150 to 1000), so a k beyond 66 may miss
 -- images where many parts of few are near; search_vector_regions_where misses none.
 -- Example: SELECT * FROM search_vector_regions(vector = encode_text('a small red circle'), k = 9)
 CREATE OR REPLACE VIEW search_vector_regions AS
@@ -133,13 +133,13 @@ WITH
             SELECT image_id AS id, loaded_at, cosineDistance(vector, vdx_region_target(given)) AS distance, box, _row_exists AS is_there
             FROM regions
             ORDER BY distance
-            LIMIT least(1000, greatest(256, 24 * {k:UInt32}))
+            LIMIT least(1000, greatest(150, 15 * {k:UInt32}))
             SETTINGS apply_deleted_mask = 0
             UNION ALL
             SELECT id, loaded_at, cosineDistance(vector, given) AS distance, vdx_box(0, 0, 1, 1), _row_exists
             FROM images
             ORDER BY distance
-            LIMIT least(1000, greatest(256, 2 * {k:UInt32}))
+            LIMIT least(1000, 2 * {k:UInt32} + 20)
             SETTINGS apply_deleted_mask = 0
         )
         WHERE is_there
@@ -210,13 +210,13 @@ WITH
             SELECT image_id AS id, loaded_at, cosineDistance(vector, vdx_region_target(given)) AS distance, box, _row_exists AS is_there
             FROM regions
             ORDER BY distance
-            LIMIT greatest(256, 24 * assumeNotNull(wanted))
+            LIMIT greatest(150, 15 * assumeNotNull(wanted))
             SETTINGS apply_deleted_mask = 0
             UNION ALL
             SELECT id, loaded_at, cosineDistance(vector, given) AS distance, vdx_box(0, 0, 1, 1), _row_exists
             FROM images
             ORDER BY distance
-            LIMIT greatest(256, 2 * assumeNotNull(wanted))
+            LIMIT 2 * assumeNotNull(wanted) + 20
             SETTINGS apply_deleted_mask = 0
         )
         WHERE is_there

@@ -21,14 +21,13 @@ from tqdm import tqdm
 
 from tests.benchmarks.run import RESULTS, machine
 from tests.benchmarks.search_systems import SHARES, SYSTEMS, Ours, Search
-from vdx_udf import settings
+from vdx_udf.commands.sizing import INDEXES
 from vdx_udf.encoder.model import Clip
 from vdx_udf.tiny.pictures import COLOURS, SHAPES, draw, sample_picture
 
 ROWS = tuple(int(size) for size in os.environ.get("ROWS", "25000,100000").split(","))
 SEEDS = 1_500  # drawn pictures that the vectors are mixed of
 QUERIES = 60
-INDEXES = (settings.INDEX, "bf16,32,128", "bf16,16,64", "i8,64,256", "i8,32,128")
 RESCORED = ", vector_search_with_rescoring = 1, vector_search_index_fetch_multiplier = 4"
 SECONDS = 4  # that each number of clients searches
 

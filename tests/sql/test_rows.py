@@ -135,6 +135,7 @@ def test_every_view_answers_one_row_an_id(fresh_tables, contents):
         for view in (
             "scores(concept = 'c')", "zero_shot(labels = ['red', 'blue'], template_set = 'default')", "concept_scores",
             "best_concepts(k = 1)", "search_text(query = 'a circle', k = 9)", "search_vector(vector = encode_text('a circle'), k = 9)",
+            "search_vector_in(vector = encode_text('a circle'), dataset = 'mine', k = 9)",
             "search_text_where(query = 'a circle', dataset = 'mine', attribute = '', value = '', k = 9)", "search_concept(concept = 'c', k = 9)",
             "best_scores(concept = 'c', dataset = '', attribute = '', value = '', k = 9)", "scores_at(concept = 'c', round = 0)",
             "newest_images(dataset = '', attribute = '', value = '', k = 9)",

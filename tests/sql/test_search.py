@@ -77,6 +77,16 @@ def rows(client) -> Rows:
     return Rows(client)
 
 
+@pytest.mark.parametrize("k", [1, 10, 500])
+def test_a_data_set_alone(rows, k):
+    for dataset in ("small", "middle", "large", "none of the name"):
+        found = rows.client.query(
+            "SELECT id, distance FROM search_vector_in(vector = {v:Array(Float32)}, dataset = {d:String}, k = {k:UInt32})",
+            {"v": rows.query.tolist(), "d": dataset, "k": k},
+        ).result_rows
+        rows.same(found, rows.dataset == dataset, k)
+
+
 def number(text: str) -> float:
     return float(text) if text else math.nan
 
@@ -235,6 +245,8 @@ def test_what_is_hidden_near_the_query_takes_no_places(fresh_tables, hide):
                  "search_page(vector = {v:Array(Float32)}, dataset = '', k = 10, start = 0)", "search_vector(vector = {v:Array(Float32)}, k = 10)"):  # fmt: skip
         rows.same(rows.client.query(f"SELECT id, distance FROM {view}", {"v": rows.query.tolist()}).result_rows, left, 10)
     rows.same(rows.filtered(10), left, 10)
+    in_one = rows.client.query("SELECT id, distance FROM search_vector_in(vector = {v:Array(Float32)}, dataset = 'large', k = 10)", {"v": rows.query.tolist()})  # fmt: skip
+    rows.same(in_one.result_rows, left & (rows.dataset == "large"), 10)
 
 
 def test_a_mix_is_the_weighted_sum_of_its_texts(loaded, clip):

@@ -122,9 +122,8 @@ def serve(path, model: str, folders, idle_seconds, member, **service) -> None:
         from vdx_udf.encoder.image import ImageSource
         from vdx_udf.encoder.model import Clip
 
-    clip = Clip(
-        model, service["precision"], devices[0] if devices else None, service["weights_hash"], path.with_suffix(".verdict")
-    )
+    verdicts = path.with_suffix(".".join(["", *devices[:1], "verdict"]))  # each member of a group has its own
+    clip = Clip(model, service["precision"], devices[0] if devices else None, service["weights_hash"], verdicts)
     listener.serve(Encoder(clip, ImageSource(folders, rules), jpeg_scale=service["jpeg_scale"]))
 
 

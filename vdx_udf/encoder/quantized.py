@@ -9,12 +9,13 @@ Three kinds of numbers enter a product, and each is rounded in its own way:
   what the activation      a step per token, too, since a few neurons fire for a few tokens only; and because nothing is below
   gives                    the activation's least value, nearly all numbers of 8 bits are above zero
 
-So a vector does not depend on what else is in its batch.
+So a vector does not depend on what else is in its batch. Without VNNI or AMX the weights have fewer steps, see adds_in_16_bits.
 """
 
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -53,13 +54,16 @@ class Ranges(NamedTuple):
 class QuantizedLinear:
     """x @ weight.T + bias with int8 weights, one scale per output, for uint8 x that stand for (x - zero) * step.
 
-    Gives `kind`.
+    Gives `kind`. `narrow`: weights are so small that no two products that lie side by side add up to more than 16 bits.
     """
 
-    def __init__(self, matrix: Matrix, kind: torch.dtype, step: float = 1.0, zero: int = 128):
+    def __init__(self, matrix: Matrix, kind: torch.dtype, step: float = 1.0, zero: int = 128, narrow: bool | None = None):
         weight, self._bias = matrix
         self._kind, self._step, self._zero = kind, step, zero
         self._scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        if adds_in_16_bits() if narrow is None else narrow:
+            pairs = F.pad(weight.abs(), (0, weight.shape[1] % 2)).unflatten(1, (-1, 2)).sum(dim=2)
+            self._scales = self._scales.maximum(pairs.amax(dim=1) / 128)  # 255 * 128 < 2**15
         self._zeros = torch.zeros(len(weight), dtype=torch.int64)
         self._weight = _dnn8.qlinear_prepack(
             (weight / self._scales[:, None]).round().to(torch.int8), [PACK_ROWS, weight.shape[1]]
@@ -70,6 +74,14 @@ class QuantizedLinear:
             x, self._step, self._zero, self._weight, self._scales, self._zeros, self._bias, 1.0, 0, self._kind,
             after[0], [], after[1],
         )  # fmt: skip
+
+
+@cache
+def adds_in_16_bits() -> bool:
+    """Whether this processor adds products of 8 bits two by two in 16 bits and those in 32: without VNNI or AMX it does."""
+    most = torch.full((1, 64), 127.0)
+    product = QuantizedLinear((most, None), torch.float32, narrow=False)(to_8_bits(most.clone()))
+    return abs(float(product) - 64 * 127**2) > 1
 
 
 def to_8_bits(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from vdx_udf import __version__
 from vdx_udf.encoder import processor
-from vdx_udf.encoder.quantized import Range, Ranges
+from vdx_udf.encoder.quantized import Range, Ranges, adds_in_16_bits
 
 
 class Verdict(NamedTuple):
@@ -50,11 +50,12 @@ def _ranges(kept: list) -> Ranges:
 
 def _circumstances(name: str, wanted: str, device: torch.device) -> dict[str, Any]:
     """All that a verdict depends on beside the weights, which it names itself."""
+    no_int8 = processor.fault("int8")
     return {
         "model": name,
         "wanted": wanted,
         "device": str(device),
         "versions": [__version__, torch.__version__],
         "processor": [torch.backends.cpu.get_cpu_capability(), str(sorted(torch.cpu.get_capabilities().items()))],
-        "found": [processor.fault("bfloat16"), processor.fault("int8"), processor.has_bfloat16_units()],
+        "found": [processor.fault("bfloat16"), no_int8, processor.has_bfloat16_units(), no_int8 or adds_in_16_bits()],
     }

@@ -22,7 +22,7 @@ export class Concept {
   constructor({ work, suggest, show, onMark, onOpen, byParts }) {
     Object.assign(this, { work, suggest, show, onMark, onOpen, byParts });
     this.name = '';
-    this.marks = new Map();
+    this.marks = new Map(); // of an image: {positive, box}, box null where it was not said
     this.rounds = [];
     this.steps = []; // {what, undo()}, the latest last
     this.turn = Promise.resolve(); // the end of what was asked for last
@@ -58,7 +58,7 @@ export class Concept {
   }
 
   markOf(id) {
-    return { true: 'yes', false: 'no' }[this.marks.get(id)] ?? '';
+    return { true: 'yes', false: 'no' }[this.marks.get(id)?.positive] ?? '';
   }
 
   /**
@@ -73,7 +73,7 @@ export class Concept {
         await this.#start(suggested.name, suggested.start);
       }
       const before = this.marks.get(id);
-      await this.#setMark(id, before === positive && !box ? undefined : positive, box);
+      await this.#setMark(id, before?.positive === positive && !box ? undefined : { positive, box });
       this.#did(`${positive ? 'yes' : 'no'} of a picture`, () => this.#setMark(id, before));
     });
   }
@@ -97,7 +97,8 @@ export class Concept {
       const before = new Map(this.marks);
       await run(statement(this.name));
       await this.#reread();
-      const changed = [...this.marks].filter(([id, positive]) => before.get(id) !== positive).map(([id]) => [id, before.get(id)]);
+      const same = (id) => JSON.stringify(before.get(id)) === JSON.stringify(this.marks.get(id));
+      const changed = [...this.marks.keys()].filter((id) => !same(id)).map((id) => [id, before.get(id)]);
       if (changed.length) {
         this.#did(`${plural(changed.length, 'mark')}`, async () => {
           await run(statements.labelAll(this.name, changed));
@@ -152,7 +153,10 @@ export class Concept {
     this.steps = [];
     const before = [...this.marks.keys()];
     const known = name ? await select(statements.labelled(name)) : [];
-    this.marks = new Map(known.map(({ image_id, positive }) => [image_id, positive === 'true']));
+    this.marks = new Map(known.map(({ image_id, positive, box }) => {
+      const where = JSON.parse(box);
+      return [image_id, { positive: positive === 'true', box: where[2] ? where : null }]; // no width: not said
+    }));
     for (const id of [...before, ...this.marks.keys()]) this.onMark(id, this.markOf(id));
     await this.#readRounds();
   }
@@ -165,13 +169,13 @@ export class Concept {
     this.#tools();
   }
 
-  async #setMark(id, positive, box = null) {
-    if (positive === undefined) {
+  async #setMark(id, mark) {
+    if (!mark) {
       await run(statements.undoLabel(this.name, id));
       this.marks.delete(id);
     } else {
-      await run(box ? statements.labelPart(this.name, id, box) : statements.label(this.name, id, positive));
-      this.marks.set(id, positive);
+      await run(mark.box ? statements.labelPart(this.name, id, mark.box) : statements.label(this.name, id, mark.positive));
+      this.marks.set(id, mark);
     }
     this.onMark(id, this.markOf(id));
     this.#tools();
@@ -250,7 +254,7 @@ export class Concept {
   }
 
   #tools() {
-    const yes = [...this.marks.values()].filter(Boolean).length;
+    const yes = [...this.marks.values()].filter(({ positive }) => positive).length;
     $('concept-state').textContent = this.name
       ? `“${this.name}”, round ${this.rounds.at(-1)?.round}: ${yes} yes, ${this.marks.size - yes} no`
       : 'Mark pictures yes or no: the search becomes a concept, a classifier that refining improves.';

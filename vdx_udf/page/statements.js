@@ -34,13 +34,15 @@ const isSet = (filter) => filter.dataset !== '' || filter.attribute !== '';
 const where = (filter) => sql`dataset = ${filter.dataset}, attribute = ${filter.attribute}, value = ${filter.value}`;
 
 export const newest = (filter, k) => sql`SELECT id, source, dataset, loaded_at FROM newest_images(${where(filter)}, k = ${k})`;
-export const searchText = (text, filter, k) => isSet(filter)
-  ? sql`SELECT id, source, dataset, distance FROM search_text_where(query = ${text}, ${where(filter)}, k = ${k})`
-  : sql`SELECT id, source, dataset, distance FROM search_text(query = ${text}, k = ${k})`;
 export const encodedPicture = (base64) => sql`encode_image(base64Decode(${base64}))`;
-const searchVector = (vector, filter, k) => isSet(filter)
+const searchVector = (vector, filter, k) => filter.attribute !== ''
   ? sql`SELECT id, source, dataset, distance FROM search_vector_where(vector = ${vector}, ${where(filter)}, k = ${k})`
-  : sql`SELECT id, source, dataset, distance FROM search_vector(vector = ${vector}, k = ${k})`;
+  : filter.dataset !== ''
+    ? sql`SELECT id, source, dataset, distance FROM search_vector_in(vector = ${vector}, dataset = ${filter.dataset}, k = ${k})`
+    : sql`SELECT id, source, dataset, distance FROM search_vector(vector = ${vector}, k = ${k})`;
+export const searchText = (text, filter, k) => isSet(filter)
+  ? searchVector(sql`encode_text(${text})`, filter, k)
+  : sql`SELECT id, source, dataset, distance FROM search_text(query = ${text}, k = ${k})`;
 export const searchPicture = (base64, filter, k) => searchVector(encodedPicture(base64), filter, k);
 
 // By parts of pictures
@@ -79,12 +81,15 @@ export const startFromPicture = (concept, base64) =>
   sql`INSERT INTO classifiers SELECT * FROM start_concept_from(concept = ${concept}, vector = ${encodedPicture(base64)})`;
 export const startFromImage = (concept, id) =>
   sql`INSERT INTO classifiers SELECT * FROM start_concept_like(concept = ${concept}, image_id = ${BigInt(id)})`;
-export const labelled = (concept) => sql`SELECT image_id, positive FROM current_labels WHERE concept = ${concept} ORDER BY image_id`;
+export const labelled = (concept) => sql`SELECT image_id, positive, ${BOX} FROM current_labels WHERE concept = ${concept} ORDER BY image_id`;
 export const label = (concept, id, positive) =>
   sql`INSERT INTO labels (concept, image_id, positive) SELECT ${concept}, ${BigInt(id)}, ${positive}`;
-/** `marks` are [[id, true, false or undefined], ...]; undefined withdraws. Rows behind a statement may be more than a statement may have. */
-export const labelAll = (concept, marks) => new Sql(`INSERT INTO labels (concept, image_id, positive, withdrawn) FORMAT JSONEachRow\n${
-  marks.map(([id, positive]) => JSON.stringify({ concept, image_id: id, positive: positive === true, withdrawn: positive === undefined })).join('\n')}`);
+/** `marks` are [[id, {positive, box} or undefined], ...]; undefined withdraws. Rows behind a statement may be more than a statement may have. */
+export const labelAll = (concept, marks) => new Sql(`INSERT INTO labels (concept, image_id, positive, withdrawn, box) FORMAT JSONEachRow\n${
+  marks.map(([id, mark]) => {
+    const [x, y, width, height] = mark?.box ?? [0, 0, 0, 0];
+    return JSON.stringify({ concept, image_id: id, positive: !!mark?.positive, withdrawn: !mark, box: { x, y, width, height } });
+  }).join('\n')}`);
 export const undoLabel = (concept, id) =>
   sql`INSERT INTO labels SELECT * FROM undo_label(concept = ${concept}, image_id = ${BigInt(id)})`;
 export const refine = (concept) => sql`INSERT INTO classifiers SELECT * FROM refine(concept = ${concept})`;
