@@ -2,8 +2,6 @@
 
 import re
 
-from clickhouse_connect.driver.exceptions import ClickHouseError
-
 
 class VdxError(Exception):
     """Something that a person can mend; the message says what and how."""
@@ -19,9 +17,6 @@ class ModelError(VdxError):
 
 class ServiceError(VdxError):
     """The encoder service cannot start."""
-
-
-USER_ERRORS = (ClickHouseError, VdxError, OSError)
 
 
 def readable(error: BaseException) -> str:

@@ -76,12 +76,17 @@ class Group(click.Group):
     """Turns the package's own errors into one line and exit code 1."""
 
     def invoke(self, context: click.Context):
-        from vdx_udf.errors import USER_ERRORS, readable
-
         try:
             return super().invoke(context)
-        except USER_ERRORS as error:
-            raise click.ClickException(readable(error)) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # imported where there is one: the encoder service needs no client of ClickHouse
+            from vdx_udf.commands.target import USER_ERRORS
+            from vdx_udf.errors import readable
+
+            if isinstance(error, USER_ERRORS):
+                raise click.ClickException(readable(error)) from error
+            raise
 
 
 @click.group(cls=Group)

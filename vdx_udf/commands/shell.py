@@ -16,8 +16,9 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from tqdm import tqdm
 
 from vdx_udf.commands import terminal
+from vdx_udf.commands.target import USER_ERRORS
 from vdx_udf.engine import placed
-from vdx_udf.errors import USER_ERRORS, readable
+from vdx_udf.errors import readable
 from vdx_udf.statements import split_statements
 
 PRETTY = "PrettyCompact"  # for people; answers that name pictures show them where the terminal can

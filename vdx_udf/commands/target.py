@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import clickhouse_connect
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from vdx_udf.commands import server
 from vdx_udf.engine import connect_server
+from vdx_udf.errors import VdxError
 from vdx_udf.installer.bundle import bundle_folder
 from vdx_udf.installer.install import installed_model
 from vdx_udf.installer.layout import Layout
 
 PREFIX_ENVIRONMENT = "VDX_PREFIX"
 DEMO_PREFIX = Path("demo-output") / "engine"
+USER_ERRORS = (ClickHouseError, VdxError, OSError)
 
 
 def default_prefix() -> Path:

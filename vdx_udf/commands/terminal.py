@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdx_udf.errors import USER_ERRORS, readable
+from vdx_udf.commands.target import USER_ERRORS
+from vdx_udf.errors import readable
 
 PICTURES = 20  # rows of a table that show their picture
 _LARGEST = 256  # pixels of its longer side

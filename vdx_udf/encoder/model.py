@@ -302,9 +302,11 @@ def _load(name: str, precision: str) -> tuple[nn.Module, str]:
 class _Unfilled(torch.overrides.TorchFunctionMode):
     """New parameters stay as the memory was: the checkpoint fills all of them, which open_clip's strict loading checks."""
 
+    _FILLING = torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_
+
     def __torch_function__(self, function, types, arguments=(), options=None):
-        if function in (torch.Tensor.normal_, torch.Tensor.uniform_):
-            return arguments[0]
+        if function in self._FILLING:
+            return arguments[0] if arguments else options["tensor"]
         return function(*arguments, **(options or {}))
 
 
