@@ -252,7 +252,7 @@ def measure(folder: Path, found: Comparisons) -> str:
 def table(found: Comparisons, precision: str) -> str:
     roofs = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in found.roof.items())
     head = (
-        f"ViT-B-32 with random weights in {precision} unless stated, the peers in float32; {machine()}; medians of {REPEATS}.\n"
+        f"ViT-B-32 with random weights in {precision} unless stated, the documented UDFs in float32; {machine()}; medians of {REPEATS}.\n"
         f"A large matrix product reaches, in billions of operations a second: {roofs}; `roofline` is that over the model's\n"
         "operations a row. Against `docs`: UDFs in the shape that ClickHouse's documentation publishes, one process, one row at a\n"
         "time, TabSeparated; `per query`: the same as type `executable`, which loads the model for each query; `client`: a\n"
