@@ -67,7 +67,8 @@ class Comparisons:
         self._keep(row)
 
     def not_run(self, against: str, why: str) -> None:
-        self._keep({"work": "all", "against": against, "fault": why})
+        """`why` in one line, for a cell of the table."""
+        self._keep({"work": "all", "against": against, "fault": " ".join(why.replace("|", "/").split())})
 
     def _keep(self, row: dict) -> None:
         self.rows.append(row)

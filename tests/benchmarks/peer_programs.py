@@ -271,8 +271,9 @@ def main() -> None:
     # What libraries print is no answer.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    side = PROGRAMS[program](Path(folder), variant)
+    side = None
     try:
+        side = PROGRAMS[program](Path(folder), variant)
         print(json.dumps({"note": side.note}), file=answers)
         for line in sys.stdin:
             asked = json.loads(line)
@@ -280,6 +281,9 @@ def main() -> None:
             values = asked["values"]
             vectors = [embed([value])[0] for value in values] if asked["work"] == "single texts" else embed(values)
             print(json.dumps({"vectors": base64.b64encode(np.asarray(vectors, dtype=np.float32)).decode()}), file=answers)
+    except Exception as error:
+        print(json.dumps({"fault": f"{type(error).__name__}: {error}"}), file=answers)
+        raise
     finally:
         if hasattr(side, "close"):
             side.close()

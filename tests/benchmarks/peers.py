@@ -65,7 +65,7 @@ class Running:
             raise CannotRun(f"{peer.environment} could not be set up: {fault.read_text().strip()}")
         if not (environment / "bin" / "python").exists():
             raise CannotRun(f"{peer.environment} is not there: `make bench` sets it up")
-        if peer.variant in processor.NEEDS and (fault := processor.fault(peer.variant)):
+        if peer.variant == "bfloat16" and (fault := processor.fault("bfloat16")):
             raise CannotRun(fault)
         command = [environment / "bin" / "python", PROGRAMS, peer.program, peer.variant, folder]
         # The modules beside the script are no packages of the peer's.
@@ -86,9 +86,12 @@ class Running:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
-            words = self._log.read_text().strip().splitlines() or [f"it ended with {code}"]
-            raise CannotRun(words[-1][:200])
-        return json.loads(line)
+            words = self._log.read_text().strip().splitlines() or ["it said nothing"]
+            raise CannotRun(f"its process ended with {code}: {words[-1][:200]}")
+        answer = json.loads(line)
+        if "fault" in answer:
+            raise CannotRun(answer["fault"][:200])
+        return answer
 
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):
