@@ -6,9 +6,13 @@ export TORCH_INDEX
 DEMO_LOCK = .ci/requirements-demo.txt
 LOCK = .ci/requirements.txt
 BENCH_LOCK = .ci/requirements-bench.txt
+# The programs that embed, which `make bench` compares with: two environments, since infinity-emb needs older transformers.
+PEERS_LOCK = .ci/requirements-peers.txt
+INFINITY_LOCK = .ci/requirements-infinity.txt
 READY = .venv/.ready
 TESTABLE = .venv/.testable
 COMPARABLE = .venv/.comparable
+PEERS = .venv-peers/.ready .venv-infinity/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-server test-versions lint docs torture bench bench-search bench-laion bench-refine bench-explorer bench-thumbnails bench-mistakes bench-clusters bench-health bench-regions bench-shards lock audit tiny clean
@@ -27,6 +31,10 @@ $(TESTABLE): pyproject.toml $(LOCK) | $(READY)
 $(COMPARABLE): pyproject.toml $(BENCH_LOCK) | $(TESTABLE)
 	@.ci/setup $(BENCH_LOCK)
 	@touch $@
+
+# What cannot be installed has a row in the benchmark that says why, and is tried again the next time.
+.venv-%/.ready: .ci/requirements-%.txt .ci/peers | $(TESTABLE)
+	@.ci/peers .venv-$* $< && touch $@ || true
 
 demo: $(READY)  ## load, search, label and refine on the embedded engine, offline; results in demo-output/
 	.venv/bin/vdx demo
@@ -60,7 +68,7 @@ torture: $(TESTABLE)  ## faults, load and hostile input, the long form (45 minut
 	FUZZ_EXAMPLES=20000 .venv/bin/python -m pytest tests/encoder/test_hostile.py
 	.venv/bin/python -m tests.torture
 
-bench: $(TESTABLE)  ## measure; results in tests/benchmarks/results/
+bench: $(TESTABLE) $(PEERS)  ## measure beside the documented UDFs and programs that embed (30 minutes); results in tests/benchmarks/results/
 	.venv/bin/python -m tests.benchmarks.run
 
 bench-search: $(COMPARABLE)  ## measure searches beside LanceDB, faiss, usearch and pgvector (11 minutes); ROWS=25000 for one size
@@ -100,6 +108,10 @@ lock:  ## pin the newest versions that pyproject.toml allows (needs uv)
 		--generate-hashes --custom-compile-command "make lock" --quiet --output-file $(DEMO_LOCK)
 	printf 'hatchling\neditables\n' | uv pip compile pyproject.toml - --extra test --extra bench --constraint $(LOCK) --universal \
 		--python-version 3.10 --generate-hashes --custom-compile-command "make lock" --quiet --output-file $(BENCH_LOCK)
+	printf 'lancedb\nonnx\nonnxscript\nonnxruntime\nopenvino\npillow\nsentence-transformers\n' | uv pip compile - --constraint $(BENCH_LOCK) \
+		--universal --python-version 3.10 --generate-hashes --custom-compile-command "make lock" --quiet --output-file $(PEERS_LOCK)
+	{ grep -oE '^torch(vision)?==[0-9.]+' $(LOCK); printf 'infinity-emb[torch,server]\naiohttp\npillow\n'; } | uv pip compile - \
+		--universal --python-version 3.10 --generate-hashes --custom-compile-command "make lock" --quiet --output-file $(INFINITY_LOCK)
 
 audit:  ## look the pinned versions up among the known vulnerabilities (needs pip-audit and the network)
 	pip-audit --requirement $(LOCK) --no-deps --disable-pip
@@ -108,4 +120,4 @@ tiny: $(TESTABLE)  ## train the bundled model again from its seed (about 28 minu
 	.venv/bin/python -m vdx_udf.tiny.train
 
 clean:  ## remove the environment and the demo's output
-	rm -rf .venv demo-output docs-output build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-infinity demo-output docs-output build dist .pytest_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmarks.run import QUICK, RESULTS, Comparisons, _line, machine, plot
+from tests.benchmarks.comparisons import QUICK, RESULTS, Comparisons, line, machine, plot
 from tests.stand_ins import laion_shard
 from vdx_udf.installer.install import install, stop_encoder
 from vdx_udf.installer.layout import Layout
@@ -84,7 +84,7 @@ def main() -> None:
         "",
         COLUMNS,
         "|---|---|---|---|---|---|",
-        *(_line(row).removesuffix("  |") for row in found.rows),
+        *(line(row).removesuffix("  |") for row in found.rows),
         "",
     ]
     (RESULTS / "laion.md").write_text("\n".join(lines))

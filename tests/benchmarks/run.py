@@ -10,12 +10,9 @@ clickhouse-connect; `loop`, our model in a plain Python loop over batches withou
 """
 
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from tqdm import tqdm
 
-from tests.benchmarks import roofline
+from tests.benchmarks import peers, roofline
+from tests.benchmarks.comparisons import QUICK, REPEATS, RESULTS, Comparisons, Side, less, line, machine, plot
 from tests.benchmarks.works import MODEL, Bench, captions, photos
 from vdx_udf import engine
 from vdx_udf.commands import target
@@ -33,61 +30,7 @@ from vdx_udf.encoder.decoding import decode
 from vdx_udf.encoder.model import Clip
 from vdx_udf.installer.install import stop_encoder
 
-RESULTS = Path(__file__).parent / "results"
-QUICK = bool(os.environ.get("QUICK"))
-REPEATS = 2 if QUICK else 3
 OTHER_PRECISIONS = ("float32", "bfloat16", "int8")
-
-
-def less(count: int) -> int:
-    """The count, a tenth of it where QUICK."""
-    return max(1, count // 10) if QUICK else count
-
-
-@dataclass
-class Side:
-    """One side of a comparison: `run(repeat)` does `count` rows."""
-
-    count: int
-    run: Callable[[int], None]
-
-    def rate(self, repeat: int) -> float:
-        began = time.perf_counter()
-        self.run(repeat)
-        return self.count / (time.perf_counter() - began)
-
-
-class Comparisons:
-    """Runs comparisons, prints each as it ends and keeps the rows."""
-
-    def __init__(self, roof: dict[str, float]):
-        self.roof = roof
-        self.rows: list[dict] = []
-        self.progress = tqdm(unit=" comparisons")
-
-    def compare(
-        self, work: str, against: str, ours: Side, peer: Side, unit: str = "rows/s", most: tuple[str, float] | None = None
-    ) -> None:
-        """Alternates the two. `most`: a precision and the operations a row takes, for the roofline."""
-        pairs = [(ours.rate(repeat), peer.rate(repeat)) for repeat in range(REPEATS)]
-        roof = self.roof[most[0]] / most[1] if most else None
-        self.add(work, against, pairs, unit, [a / b for a, b in pairs], roof)
-
-    def add(self, work, against, pairs: list[tuple[float, float]], unit: str, ratios: list[float], roof=None) -> None:
-        mine, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-        row = {
-            "work": work, "against": against, "ours": _short(mine), "peer": _short(theirs), "unit": unit,
-            "ratio": _short(statistics.median(ratios)), "spread": [_short(min(ratios)), _short(max(ratios))],
-            "roofline": roof and _short(roof),
-        }  # fmt: skip
-        self.rows.append(row)
-        self.progress.update()
-        self.progress.write(_line(row))
-
-
-def _short(figure: float) -> float:
-    """Three significant digits."""
-    return float(f"{figure:.3g}")
 
 
 @dataclass
@@ -295,6 +238,7 @@ def measure(folder: Path, found: Comparisons) -> str:
         overhead(bench, found, folder, precision)
         zero_shot(bench, found)
         latency(bench, found)
+        peers.compare(bench, found, folder, precision)
         for other in OTHER_PRECISIONS:
             if other == precision or other not in found.roof:
                 continue  # measured above, or not there
@@ -305,61 +249,21 @@ def measure(folder: Path, found: Comparisons) -> str:
         bench.close()
 
 
-def machine() -> str:
-    return f"{os.cpu_count()} cores of {torch.cpu.get_capabilities().get('cpu_name', platform.machine())}, torch {torch.__version__}"
-
-
-def _line(row: dict) -> str:
-    spread = "" if row["spread"][0] == row["spread"][1] else f" ({row['spread'][0]:g} to {row['spread'][1]:g})"
-    roof = "" if row["roofline"] is None else f"{row['roofline']:g}"
-    return f"| {row['work']} | {row['against']} | {row['ours']:g} | {row['peer']:g} | {row['unit']} | {row['ratio']:g}{spread} | {roof} |"
-
-
 def table(found: Comparisons, precision: str) -> str:
     roofs = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in found.roof.items())
     head = (
-        f"ViT-B-32 with random weights in {precision} unless stated, the peers in float32; {machine()}; medians of {REPEATS}.\n"
+        f"ViT-B-32 with random weights in {precision} unless stated, the documented UDFs in float32; {machine()}; medians of {REPEATS}.\n"
         f"A large matrix product reaches, in billions of operations a second: {roofs}; `roofline` is that over the model's\n"
         "operations a row. Against `docs`: UDFs in the shape that ClickHouse's documentation publishes, one process, one row at a\n"
         "time, TabSeparated; `per query`: the same as type `executable`, which loads the model for each query; `client`: a\n"
         "program that embeds row by row and inserts; `loop`: our model in a plain Python loop over batches, no ClickHouse."
     )
-    lines = ["| work | against | ours | peer | unit | ratio (least to most) | roofline |", "|---|---|---|---|---|---|---|"]
-    return "\n".join([head, "", *lines, *map(_line, found.rows), ""])
-
-
-def plot(rows: list[dict], path: Path) -> None:
-    """Rates as bars: ours, the peer's and the roofline, on a logarithmic scale."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [row for row in rows if row["unit"] != "ms"][::-1]
-    at = np.arange(len(rows))
-    figure, axes = pyplot.subplots(figsize=(11, 0.55 * len(rows) + 1.2), layout="constrained")
-    axes.barh(at + 0.2, [row["ours"] for row in rows], 0.4, label="vdx-udf", color="#2a6f97")
-    axes.barh(at - 0.2, [row["peer"] for row in rows], 0.4, label="peer", color="#c9a227")
-    roofs = [(y, row["roofline"]) for y, row in zip(at, rows, strict=True) if row["roofline"]]
-    axes.scatter(
-        [roof for _, roof in roofs], [y + 0.2 for y, _ in roofs], marker="|", s=160, color="black", label="roofline", zorder=3
-    )
-    axes.set_yticks(at, [f"{row['work']}\nagainst {row['against']}" for row in rows], fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlabel("rows or queries per second")
-    for y, row in zip(at, rows, strict=True):
-        inside = {
-            "xytext": (-4, 0),
-            "textcoords": "offset points",
-            "va": "center",
-            "ha": "right",
-            "fontsize": 8,
-            "color": "white",
-        }
-        axes.annotate(f"{row['ratio']:g}x", (row["ours"], y + 0.2), **inside)
-    axes.margins(x=0.12, y=0.02)
-    axes.legend(loc="upper right")
-    figure.savefig(path, dpi=110)
+    lines = [
+        "| work | against | ours | peer | unit | ratio (least to most) | roofline | cosine, ours and peer |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [f"{line(row)} {' '.join(f'{cosine:.4f}' for cosine in row.get('cosines') or [])} |" for row in found.rows]
+    return "\n".join([head, "", *lines, ""])
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.run import QUICK, REPEATS, RESULTS, Comparisons, Side, _line, less, machine
+from tests.benchmarks.comparisons import QUICK, REPEATS, RESULTS, Comparisons, Side, less, line, machine
 from tests.benchmarks.works import photos
 from tests.browser import opened, started, until
 from tests.conftest import ask, served
@@ -170,7 +170,7 @@ def main() -> None:
         seen = screens(Path(scratch))
     result = {"machine": machine(), "rates": found.rows, "costs": costs, "screen": seen}
     lines = [
-        "| work | against | ours | peer | unit | ratio (least to most) | |", "|---|---|---|---|---|---|---|", *map(_line, found.rows), "",
+        "| work | against | ours | peer | unit | ratio (least to most) | |", "|---|---|---|---|---|---|---|", *map(line, found.rows), "",
         "| memory | MB at most | ms of processor time a thumbnail |", "|---|---|---|",
         *(f"| {what} | {size / 1e6:.0f} | {1e3 * seconds:.1f} |" for what, (size, seconds) in costs.items()), "",
         f"| {SCREEN} JPEGs of 4000x3000 on one screen, {seen['files']['bytes'] / 1e6:.0f} MB of files | seconds (least to most) | MB received |",
