@@ -141,6 +141,8 @@ class Bench:
         """Starts the service anew with these arguments, model loaded."""
         for _ in install(self.layout, MODEL, options=encoding):
             pass
+        # The workers that are there stay with the service that an installation of the same model found.
+        self.client.command("SYSTEM RELOAD FUNCTIONS")
         stop_encoder(self.layout)
         self.text("encode_text", "load the model")
 
