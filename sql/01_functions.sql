@@ -129,7 +129,8 @@ CREATE OR REPLACE FUNCTION vdx_box AS (x, y, width, height) -> (x, y, width, hei
 -- Example: SELECT vdx_overlap((0, 0, 0.5, 1), (0.25, 0, 0.5, 1))
 CREATE OR REPLACE FUNCTION vdx_overlap AS (a, b) -> arrayMap(
     shared -> shared / greatest(1e-9, a.3 * a.4 + b.3 * b.4 - shared),
-    [greatest(0, least(a.1 + a.3, b.1 + b.3) - greatest(a.1, b.1)) * greatest(0, least(a.2 + a.4, b.2 + b.4) - greatest(a.2, b.2))])[1];
+    [greatest(0., least((a.1 + a.3)::Float64, (b.1 + b.3)::Float64) - greatest(a.1::Float64, b.1::Float64))
+        * greatest(0., least((a.2 + a.4)::Float64, (b.2 + b.4)::Float64) - greatest(a.2::Float64, b.2::Float64))])[1];
 
 -- vdx_sigmoid(logit): the probability of a logit.
 -- Example: SELECT vdx_sigmoid(0)

@@ -491,7 +491,9 @@ CREATE TABLE IF NOT EXISTS labels
     -- Where it shows, as regions has its boxes, for rounds on regions: INSERT INTO labels (concept, image_id, positive, box). It is kept as
     -- marked, which SELECT * leaves out; zeros: not said.
     box Tuple(x Float32, y Float32, width Float32, height Float32) EPHEMERAL (0, 0, 0, 0),
-    marked Tuple(x Float32, y Float32, width Float32, height Float32) MATERIALIZED box
+    marked Tuple(x Float32, y Float32, width Float32, height Float32) MATERIALIZED box,
+    CONSTRAINT box_lies_in_the_picture CHECK marked = (0, 0, 0, 0)
+        OR (least(marked.x, marked.y) >= 0 AND least(marked.width, marked.height) > 0 AND greatest(marked.x + marked.width, marked.y + marked.height) < 1.001)
 )
 ENGINE = MergeTree ORDER BY (concept, image_id, labelled_at);
 

@@ -34,4 +34,6 @@ INSERT INTO superseded_images SELECT id, loaded_at FROM superseded WHERE 2 NOT I
 ALTER TABLE labels
     ADD COLUMN IF NOT EXISTS box Tuple(x Float32, y Float32, width Float32, height Float32) EPHEMERAL (0, 0, 0, 0),
     ADD COLUMN IF NOT EXISTS marked Tuple(x Float32, y Float32, width Float32, height Float32) MATERIALIZED box;
+ALTER TABLE labels ADD CONSTRAINT IF NOT EXISTS box_lies_in_the_picture CHECK marked = (0, 0, 0, 0)
+        OR (least(marked.x, marked.y) >= 0 AND least(marked.width, marked.height) > 0 AND greatest(marked.x + marked.width, marked.y + marked.height) < 1.001);
 INSERT INTO schema_version (version) SELECT arrayJoin([1, 2, 3, 4, 5]) AS done WHERE done NOT IN (SELECT version FROM schema_version);

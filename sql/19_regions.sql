@@ -1,7 +1,8 @@
 -- Small things in large pictures: searches and rounds over parts of pictures, see the table regions.
 
--- missing_regions(dataset, levels): rows for regions, of a data set's images ('': all) that have none of so many levels and whose picture
--- the encoder can read. Equal parts are many (sky, paper), and equal vectors make an index build slow: each gets a jitter.
+-- missing_regions(dataset, levels): rows for regions, of a data set's images ('': all) that have none of so many levels (0 to 3) and whose
+-- picture the encoder can read and looks as it did when it was loaded; one that changed since is to be loaded again first. Equal parts are many
+-- (sky, paper), and equal vectors make an index build slow: each gets a jitter.
 -- Example: SELECT image_id, place, box FROM missing_regions(dataset = 'holiday', levels = 1)
 CREATE OR REPLACE VIEW missing_regions AS
 SELECT
@@ -15,19 +16,20 @@ FROM
     (
         SELECT id, loaded_at, dataset, model, weights_hash, vector, source
         FROM current_images
-        WHERE ({dataset:String} = '' OR dataset = {dataset:String}) AND weights_hash = (SELECT encoder_info()['weights_hash'])
+        WHERE NOT throwIf({levels:UInt8} > 3, 'missing_regions: levels are 0 to 3')
+            AND ({dataset:String} = '' OR dataset = {dataset:String}) AND weights_hash = (SELECT encoder_info()['weights_hash'])
             AND (id, loaded_at) GLOBAL NOT IN (SELECT image_id, loaded_at FROM regions WHERE levels >= {levels:UInt8})
         -- Without it, the condition on the error would be computed together with this one, so for what has regions, too.
         LIMIT 1 BY id
     )
 )
 ARRAY JOIN cut.regions AS part, arrayEnumerate(cut.regions) AS number
-WHERE cut.error = '';
+WHERE cut.error = '' AND cosineDistance(cut.regions[1].5, whole) < 0.05;
 
 -- current_regions: the regions of the images that count.
 -- Example: SELECT image_id, place, box FROM current_regions ORDER BY image_id, place LIMIT 21
 CREATE OR REPLACE VIEW current_regions AS
-SELECT * FROM regions WHERE (image_id, loaded_at) GLOBAL IN (SELECT id, loaded_at FROM current_images);
+SELECT * FROM regions FINAL WHERE (image_id, loaded_at) GLOBAL IN (SELECT id, loaded_at FROM current_images);
 
 -- unused_regions: regions of no image: it was deleted, or its content changed. DELETE FROM regions WHERE (image_id, loaded_at) IN (SELECT
 -- image_id, loaded_at FROM unused_regions) removes them; until then searches look past them.
@@ -37,7 +39,8 @@ SELECT image_id, loaded_at, place FROM regions WHERE (image_id, loaded_at) GLOBA
 
 -- search_vector_regions_where(vector, dataset, attribute, value, k): the k images nearest to a vector by their nearest part, the whole
 -- picture counting half, each once and with that part's box; filtered as search_vector_where does. An image without regions goes by
--- the whole. By the 256 (or 8 k) nearest of both indexes; where those cannot say which k are the nearest, by an exact scan.
+-- the whole. By the 256 (or 8 k) nearest of both indexes, which are searched four times as widely as elsewhere; where those do not
+-- reach to the k nearest, all parts are compared.
 -- Example: SELECT * FROM search_vector_regions_where(vector = encode_text('a red circle'), dataset = '', attribute = '', value = '', k = 9)
 CREATE OR REPLACE VIEW search_vector_regions_where AS
 WITH
@@ -57,14 +60,14 @@ WITH
             WHERE {dataset:String} = '' OR dataset = {dataset:String}
             ORDER BY distance
             LIMIT depth
-            SETTINGS apply_deleted_mask = 0
+            SETTINGS apply_deleted_mask = 0, hnsw_candidate_list_size_for_search = 1000
             UNION ALL
             SELECT id, loaded_at, cosineDistance(vector, given) AS distance, vdx_box(0, 0, 1, 1), _row_exists, false
             FROM images
             WHERE {dataset:String} = '' OR dataset = {dataset:String}
             ORDER BY distance
             LIMIT depth
-            SETTINGS apply_deleted_mask = 0
+            SETTINGS apply_deleted_mask = 0, hnsw_candidate_list_size_for_search = 1000
         )
     ) AS hits,
     (
@@ -120,8 +123,8 @@ ORDER BY distance
 LIMIT {k:UInt32};
 
 -- search_vector_regions(vector, k): the k images with the part nearest to a vector, the whole picture counting half, each once and with that
--- part's box. An image without regions goes by the whole. By both indexes: of the parts' 15 k nearest (150 to 1000), so a k beyond 66 may miss
--- images where many parts of few are near; search_vector_regions_where misses none.
+-- part's box. An image without regions goes by the whole. By both indexes: of the parts' 15 k nearest (150 to 1000), so it may miss images,
+-- or name a lesser part, where many parts of few are near (a panorama) or k is beyond 66; search_vector_regions_where looks further.
 -- Example: SELECT * FROM search_vector_regions(vector = encode_text('a small red circle'), k = 9)
 CREATE OR REPLACE VIEW search_vector_regions AS
 WITH

@@ -57,6 +57,17 @@ def ask_in_vain(url: str, statement: str) -> None:
         ask(url, statement)
 
 
+def test_another_precision_is_used_from_the_next_query_on(layout):
+    asked = "SELECT encoder_info()['precision'], encoder_info()['pid'], length(encode_text('a red circle'))"
+    with started(layout.state) as (_, url, _):
+        ((_, before, _),) = ask(url, asked)
+        vdx("install", "--prefix", layout.state, "--model", "vdx-tiny", "--precision", "float32")
+        ((precision, after, length),) = ask(url, asked)
+    assert (precision, length) == ("float32", "512")
+    assert after != before
+    list(install(layout, "vdx-tiny"))
+
+
 def is_running(pid: int) -> bool:
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()

@@ -189,6 +189,7 @@ def install(
     """Lay the bundle into a server's folders or into one prefix for the embedded engine."""
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
+    from vdx_udf.commands import server
     from vdx_udf.encoder.urls import UrlRules
     from vdx_udf.errors import readable
     from vdx_udf.installer import live, weights
@@ -221,6 +222,9 @@ def install(
         return
     target = f"--prefix {prefix}" if prefix else f"--url {url or 'http://user:password@localhost:8123/default'}"
     if prefix:
+        if url := server.address(layout.server_config):
+            _client(prefix, None).command(live.RELOAD[-1])  # or its workers would stay with the encoder that they know
+            click.echo(f"reloaded the functions of {url}")
         click.echo(f"next: vdx sql {target} -f {layout.sql}")
     else:
         click.echo("next:")
