@@ -68,7 +68,7 @@ torture: $(TESTABLE)  ## faults, load and hostile input, the long form (45 minut
 	FUZZ_EXAMPLES=20000 .venv/bin/python -m pytest tests/encoder/test_hostile.py
 	.venv/bin/python -m tests.torture
 
-bench: $(TESTABLE) $(PEERS)  ## measure beside the documented UDFs and programs that embed (30 minutes); results in tests/benchmarks/results/
+bench: $(TESTABLE) $(PEERS)  ## measure beside the documented UDFs and programs that embed (26 minutes); results in tests/benchmarks/results/
 	.venv/bin/python -m tests.benchmarks.run
 
 bench-search: $(COMPARABLE)  ## measure searches beside LanceDB, faiss, usearch and pgvector (11 minutes); ROWS=25000 for one size
