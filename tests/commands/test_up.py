@@ -63,7 +63,7 @@ def test_another_precision_is_used_from_the_next_query_on(layout):
         ((_, before, _),) = ask(url, asked)
         vdx("install", "--prefix", layout.state, "--model", "vdx-tiny", "--precision", "float32")
         ((precision, after, length),) = ask(url, asked)
-    assert (precision, length) == ("float32", "512")
+    assert (precision, length) == ("float32", 512)
     assert after != before
     list(install(layout, "vdx-tiny"))
 

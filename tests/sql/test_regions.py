@@ -194,7 +194,7 @@ def test_a_file_that_changed_is_cut_once_it_is_loaded_again(world, layout):
     )
     world.command("INSERT INTO regions SELECT * FROM missing_regions(dataset = '', levels = 3)")
     assert rows(world, levels, p=str(path)) == [(2,)]
-    world.command("INSERT INTO inbox (dataset, source) SELECT 'odd', {p:String}", {"p": str(path)})
+    world.command(f"INSERT INTO inbox (dataset, source, bytes) SELECT 'odd', _path, raw_blob FROM file('{path}', RawBLOB)")
     assert rows(world, levels, p=str(path)) == [(0,)]
     world.command("INSERT INTO regions SELECT * FROM missing_regions(dataset = '', levels = 1)")
     assert rows(world, levels, p=str(path)) == [(1,)]
