@@ -493,7 +493,8 @@ CREATE TABLE IF NOT EXISTS labels
     box Tuple(x Float32, y Float32, width Float32, height Float32) EPHEMERAL (0, 0, 0, 0),
     marked Tuple(x Float32, y Float32, width Float32, height Float32) MATERIALIZED box,
     CONSTRAINT box_lies_in_the_picture CHECK marked = (0, 0, 0, 0)
-        OR (marked.x >= 0 AND marked.y >= 0 AND marked.width > 0 AND marked.height > 0 AND marked.x + marked.width < 1.001 AND marked.y + marked.height < 1.001)
+        OR (tupleElement(marked, 1) >= 0 AND tupleElement(marked, 2) >= 0 AND tupleElement(marked, 3) > 0 AND tupleElement(marked, 4) > 0
+            AND tupleElement(marked, 1) + tupleElement(marked, 3) < 1.001 AND tupleElement(marked, 2) + tupleElement(marked, 4) < 1.001)
 )
 ENGINE = MergeTree ORDER BY (concept, image_id, labelled_at);
 

@@ -35,5 +35,6 @@ ALTER TABLE labels
     ADD COLUMN IF NOT EXISTS box Tuple(x Float32, y Float32, width Float32, height Float32) EPHEMERAL (0, 0, 0, 0),
     ADD COLUMN IF NOT EXISTS marked Tuple(x Float32, y Float32, width Float32, height Float32) MATERIALIZED box;
 ALTER TABLE labels ADD CONSTRAINT IF NOT EXISTS box_lies_in_the_picture CHECK marked = (0, 0, 0, 0)
-        OR (marked.x >= 0 AND marked.y >= 0 AND marked.width > 0 AND marked.height > 0 AND marked.x + marked.width < 1.001 AND marked.y + marked.height < 1.001);
+        OR (tupleElement(marked, 1) >= 0 AND tupleElement(marked, 2) >= 0 AND tupleElement(marked, 3) > 0 AND tupleElement(marked, 4) > 0
+            AND tupleElement(marked, 1) + tupleElement(marked, 3) < 1.001 AND tupleElement(marked, 2) + tupleElement(marked, 4) < 1.001);
 INSERT INTO schema_version (version) SELECT arrayJoin([1, 2, 3, 4, 5]) AS done WHERE done NOT IN (SELECT version FROM schema_version);

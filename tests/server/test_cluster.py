@@ -74,7 +74,8 @@ QUERIES = {  # statement: how far numbers may differ
     "SELECT recall FROM search_quality": 0,
     "SELECT id, distance, box FROM search_text_regions(query = 'a red circle', k = 9)": 1e-5,
     "SELECT id, distance FROM search_vector_regions_where(vector = encode_text('a red circle'), dataset = 'drawn', attribute = 'parity', value = '1', k = 9)": 1e-5,
-    "SELECT id, distance, box FROM search_concept_regions(concept = 'pairs', k = 9)": 1e-5,
+    # By two smaller indexes or a larger one: of parts that are about as near, another may be found.
+    "SELECT id, distance FROM search_concept_regions(concept = 'pairs', k = 9)": 1e-3,
     "SELECT id, probability, box FROM scores_regions(concept = 'pairs') ORDER BY probability DESC, id LIMIT 50": 1e-5,
     "SELECT id, reason, probability FROM next_to_label_regions(concept = 'pairs', k = 10)": 1e-5,
     "SELECT id, positive, box FROM labelled_regions(concept = 'pairs') ORDER BY id": 0,

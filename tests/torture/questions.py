@@ -1,6 +1,7 @@
 """Queries of every function whose right answer is known, row by row: computed by open_clip and numpy, not by the service."""
 
 import random
+import sys
 import time
 from dataclasses import dataclass
 from hashlib import sha256
@@ -151,6 +152,12 @@ class Questions:
         seen = [key for key, _ in found]
         refused = sum(off == REFUSED for _, off in found)
         wrong = sum(not (off < TOLERANCE or off == REFUSED) for _, off in found) + len(seen) - len(set(seen))
+        if wrong:
+            off = [(key, off) for key, off in found if not (off < TOLERANCE or off == REFUSED)][:5]
+            print(
+                f"wrong: {function} of {rows} rows, {len(seen)} answered, {len(set(seen))} of them different, {off}",
+                file=sys.stderr,
+            )
         if len(seen) != len(expected) and self._was_killed(sql) and all(off < TOLERANCE for _, off in found):
             return Outcome(cut_short=True)
         if refused:
