@@ -47,10 +47,10 @@ CREATE OR REPLACE FUNCTION vdx_passes AS (attributes, any_of, none_of, at_least,
     AND arrayAll((key, bound) -> vdx_at_least(attributes[key], bound), mapKeys(at_least), mapValues(at_least))
     AND arrayAll((key, bound) -> vdx_at_most(attributes[key], bound), mapKeys(at_most), mapValues(at_most));
 
--- vdx_is_rare(passing, rows, k): whether so few rows of a sample pass a filter that 1,000 images would seldom hold k that do: then a
--- search compares all that pass at once.
+-- vdx_is_rare(passing, rows, k): whether so few rows of a sample pass a filter that 1,000 images may not hold k that do: then a search
+-- compares all that pass at once.
 -- Example: SELECT vdx_is_rare(1, 976, 10)
-CREATE OR REPLACE FUNCTION vdx_is_rare AS (passing, rows, k) -> 1000 * passing < (k - sqrt(k)) * rows;
+CREATE OR REPLACE FUNCTION vdx_is_rare AS (passing, rows, k) -> 1000 * passing < (k + sqrt(k)) * rows;
 
 -- vdx_words(caption, attributes): the words of a picture, in lower case: those of its caption and of its attributes' values.
 -- Example: SELECT vdx_words('A red Circle.', map('shape', 'circle'))
