@@ -145,9 +145,10 @@ WITH
     ),
     groups AS
     (
-        SELECT group_id, id, source, keep, count() OVER (PARTITION BY group_id) AS alike
+        SELECT group_id, id, source, keep, count() OVER images_alike AS alike, anyIf(source, keep) OVER images_alike AS kept
         -- No cosine reaches 3: for another issue no groups are looked for.
         FROM near_duplicate_groups(dataset = {dataset:String}, least = if({issue:String} = 'near duplicate', -2, 3))
+        WINDOW images_alike AS (PARTITION BY group_id)
     )
 SELECT id, source, number, why
 FROM
@@ -160,9 +161,8 @@ FROM
     FROM current_rejects
     WHERE ({dataset:String} = '' OR dataset = {dataset:String}) AND ({issue:String} = 'rejected' OR {issue:String} = concat('rejected: ', error))
     UNION ALL
-    SELECT groups.id AS id, groups.source AS source, toFloat64(alike) AS number, format('near {}', kept.source) AS why, toFloat64(group_id) AS place
+    SELECT id, source, toFloat64(alike) AS number, format('near {}', kept) AS why, toFloat64(group_id) AS place
     FROM groups
-    INNER JOIN (SELECT group_id, source FROM groups WHERE keep) AS kept USING (group_id)
     WHERE NOT keep
     UNION ALL
     SELECT id, source, suspicion AS number, format('{}? {}', given, suggested) AS why, -suspicion AS place

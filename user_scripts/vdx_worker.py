@@ -17,7 +17,7 @@ import time
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 PROTOCOL = "vdx/2"
 CHUNK = 1 << 18
-RETRY_MILLISECONDS = 100
+RETRY_MILLISECONDS = 10
 LOG_BYTES = 16 << 20  # a longer log of the service is put aside when the next service starts
 # What the service gets of the server's environment: where programs, libraries, caches and certificates lie, which GPUs,
 # threads and instructions to use, how to reach the models' download. Whatever else is there, passwords maybe, stays with the

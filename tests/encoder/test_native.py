@@ -254,6 +254,40 @@ def test_blocks_in_every_form_of_client_protocol_version(name, info, flag, piece
     assert native.read_header(stream, [(name, kind.name) for name, kind, _ in columns]) is None
 
 
+@pytest.mark.parametrize(("info", "flag"), [(b"", b""), (INFO, b""), (INFO, b"\x00")], ids=["plain", "54405", "54460"])
+@pytest.mark.parametrize(
+    ("wanted", "given", "values"),
+    [
+        ("UInt16", "UInt8", [0, 96, 255]),
+        ("UInt32", "UInt16", [65535, 0]),
+        ("Float32", "Float64", [0.9, -3.0]),
+        ("Float64", "Float32", [0.5]),
+        ("Float32", "UInt8", [0, 1]),
+        ("Array(Array(Float32))", "Array(Array(Float64))", [[[1.0, 0.1]], []]),
+    ],
+)
+def test_numbers_as_clickhouse_before_26_7_passes_them(wanted, given, values, info, flag):
+    wanted, given = native.parse_type(wanted), native.parse_type(given)
+    texts = [b"t"] * len(values)
+    columns = [("text", native.String(), texts), ("side", given, to_column(given, values)), ("again", native.String(), texts)]
+    stream = native.Stream(io.BytesIO(in_form(columns, info, flag)).read)
+    kinds = [native.String(), wanted, native.String()]
+    native.read_header(stream, [(name, kind.name) for (name, _, _), kind in zip(columns, kinds, strict=True)])
+    read = [native.read_column_header(stream, kind).read(stream, len(values)) for kind in kinds]
+    assert (read[0], read[2]) == (texts, texts)
+    assert native.write_block([("x", wanted, read[1])], 1) == native.write_block([("x", wanted, to_column(wanted, values))], 1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"), [("UInt8", "UInt16"), ("UInt16", "Float32"), ("Float32", "UInt32"), ("Array(Float32)", "Float32")]
+)
+def test_numbers_that_may_not_fit_are_refused(wanted, given):
+    given = native.parse_type(given)
+    stream = native.Stream(io.BytesIO(b"".join(native.write_block([("x", given, [1])], 1))).read)
+    with pytest.raises(native.NativeError, match=f"is {given.name}, not "):
+        native.read_block(stream, [native.parse_type(wanted)])
+
+
 def test_newer_forms_are_refused_with_a_sentence():
     stream = native.Stream(io.BytesIO(INFO[:-1] + b"\x03\x00\x00" + in_form(FORMS["texts"], b"", b"\x00")).read)
     with pytest.raises(native.NativeError, match="client_protocol_version of 54480 or more"):

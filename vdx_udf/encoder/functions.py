@@ -190,9 +190,7 @@ HANDLERS = {
 
 
 def _column(stream: native.Stream, kind: str, rows: int):
-    expected = native.parse_type(kind)
-    native.read_column_header(stream, expected)
-    return expected.read(stream, rows)
+    return native.read_column_header(stream, native.parse_type(kind)).read(stream, rows)
 
 
 def _chunks(stream: native.Stream, rows: int, batch: int, known: Callable[[bytes], bool]) -> Iterator[list[bytes]]:
@@ -354,9 +352,7 @@ def _checked(context: Context, held: set[tuple[bytes, bytes]], counts: np.ndarra
 
 
 def _labels(stream: native.Stream, rows: int) -> Iterator[tuple[bytes, ...]]:
-    kind = native.parse_type("Array(String)")
-    native.read_column_header(stream, kind)
-    return kind.read_rows(stream, rows)
+    return native.read_column_header(stream, native.parse_type("Array(String)")).read_rows(stream, rows)
 
 
 def _classified(context: Context, labels: list[tuple[bytes, ...]], ticket: Ticket) -> native.Ragged:

@@ -192,13 +192,15 @@ class Stream:
 
 @dataclass(frozen=True)
 class Fixed:
-    """Numbers of one size."""
+    """Numbers of one size; `comes_as` where they arrive in another."""
 
     name: str
     dtype: np.dtype
+    comes_as: np.dtype | None = None
 
     def read(self, stream: Stream, rows: int) -> np.ndarray:
-        return np.frombuffer(stream.take(rows * self.dtype.itemsize), self.dtype)
+        dtype = self.comes_as or self.dtype
+        return np.frombuffer(stream.take(rows * dtype.itemsize), dtype).astype(self.dtype, copy=False)
 
     def write(self, column: Any) -> list[bytes]:
         return [np.ascontiguousarray(column, self.dtype).data]
@@ -380,30 +382,56 @@ def _flag(ahead: Stream, rows: int, arguments: list[tuple[bytes, Any]]) -> bytes
     other way round array lengths would come out too large, and bytes be waited for that never come.) A block of one column of
     strings has one string more with the flag than without, and nothing follows it.
     """
-    kind = arguments[0][1]
-    read_column_header(ahead, kind)
+    kind = read_column_header(ahead, arguments[0][1])
     if ahead.take(1) != _FLAG:
         return b""
     if len(arguments) > 1:
         try:
             kind.read(ahead, rows)
+            name, following = arguments[1]
+            return _FLAG if ahead.skip(varint(len(name)) + name) and _read_type(ahead, following) else b""
         except NativeError:
             return b""
-        head = b"".join(varint(len(text)) + text for text in (arguments[1][0], arguments[1][1].name.encode()))
-        return _FLAG if ahead.skip(head) else b""
     kind.read(ahead, rows - 1)  # the zero may have been an empty string
     return b"" if ahead.at_end_within(SETTLE_SECONDS) or ahead.skip(_INFO) else _FLAG
 
 
-def read_column_header(stream: Stream, expected: Any) -> str:
-    """The next column's name. Raises NativeError when its type is not the expected one."""
+def read_column_header(stream: Stream, expected: Any) -> Any:
+    """The type to read the next column with, which gives the values of the expected one.
+
+    Numbers may be narrower, and floating-point ones of either size: ClickHouse before 26.7 passes them as they are written, 96
+    as UInt8. Raises NativeError for any other type.
+    """
     name = stream.string(MAX_NAME).decode("utf-8", "replace")
-    found = stream.string(MAX_NAME).decode("utf-8", "replace")
-    if found != expected.name and parse_type(found).name != expected.name:
-        raise NativeError(f"column {name[:80]!r} is {found[:80]}, not {expected.name}: convert it with CAST")
+    try:
+        kind = _read_type(stream, expected)
+    except NativeError as error:
+        raise NativeError(f"column {name[:80]!r} {error}") from None
     if stream.take(len(stream.flag)) != stream.flag:
         raise NativeError(f"column {name[:80]!r} comes in a serialization of its own: call the function on materialize(...)")
-    return name
+    return kind
+
+
+def _read_type(stream: Stream, expected: Any) -> Any:
+    found = stream.string(MAX_NAME).decode("utf-8", "replace")
+    kind = expected if found == expected.name else _taken(parse_type(found), expected)
+    if kind is None:
+        raise NativeError(f"is {found[:80]}, not {expected.name}: convert it with CAST")
+    return kind
+
+
+def _taken(found: Any, expected: Any) -> Any | None:
+    """The type that reads `found` and gives the values of `expected`; None where some would not fit."""
+    if found.name == expected.name:
+        return expected
+    if isinstance(found, Array) and isinstance(expected, Array):
+        inner = _taken(found.inner, expected.inner)
+        return inner and Array(inner)
+    if isinstance(found, Fixed) and isinstance(expected, Fixed):
+        floats = found.dtype.kind == expected.dtype.kind == "f"
+        if floats or np.can_cast(found.dtype, expected.dtype):
+            return Fixed(expected.name, expected.dtype, comes_as=found.dtype)
+    return None
 
 
 def read_block(stream: Stream, types: list) -> list | None:
@@ -416,8 +444,7 @@ def read_block(stream: Stream, types: list) -> list | None:
         raise NativeError(f"a block of {columns} columns where {len(types)} are expected")
     block = []
     for expected in types:
-        read_column_header(stream, expected)
-        block.append(expected.read(stream, rows))
+        block.append(read_column_header(stream, expected).read(stream, rows))
     return block
 
 
