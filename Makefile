@@ -52,7 +52,7 @@ test-server: $(TESTABLE)  ## run the server's tests and the SQL suite on contain
 	VDX_REQUIRE_DOCKER=1 .venv/bin/python -m pytest tests/server
 	VDX_REQUIRE_DOCKER=1 .venv/bin/python -m pytest --engine docker $(SUITE)
 
-test-versions: $(TESTABLE)  ## run every SQL object's example on the engines of earlier releases (5 minutes, 1 GB of downloads)
+test-versions: $(TESTABLE)  ## run every SQL object's example on the engines of earlier releases (10 minutes, 1 GB of downloads)
 	.venv/bin/python -m tests.sql.versions
 
 docs: $(TESTABLE)  ## build the reference documentation in docs-output/
