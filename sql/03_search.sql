@@ -172,9 +172,9 @@ WITH
                 SELECT id, source, dataset, model, weights_hash, attributes, loaded_at, _row_exists,
                     cosineDistance(vector, {vector:Array(Float32)}) AS distance
                 FROM images
-                WHERE {dataset:String} = '' OR dataset = {dataset:String}
+                WHERE NOT is_rare AND ({dataset:String} = '' OR dataset = {dataset:String})
                 ORDER BY distance
-                LIMIT multiIf({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), is_rare, 1, 1000)
+                LIMIT if({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), 1000)
                 SETTINGS apply_deleted_mask = 0
             )
             WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
@@ -229,9 +229,9 @@ WITH
                 SELECT id, source, dataset, model, weights_hash, attributes, loaded_at, _row_exists,
                     cosineDistance(vector, target) AS distance
                 FROM images
-                WHERE {dataset:String} = '' OR dataset = {dataset:String}
+                WHERE NOT is_rare AND ({dataset:String} = '' OR dataset = {dataset:String})
                 ORDER BY distance
-                LIMIT multiIf({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), is_rare, 1, 1000)
+                LIMIT if({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), 1000)
                 SETTINGS apply_deleted_mask = 0
             )
             WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
@@ -290,9 +290,9 @@ WITH
                 SELECT id, source, dataset, model, weights_hash, attributes, loaded_at, _row_exists,
                     cosineDistance(vector, target) AS distance
                 FROM images
-                WHERE {dataset:String} = '' OR dataset = {dataset:String}
+                WHERE NOT is_rare AND ({dataset:String} = '' OR dataset = {dataset:String})
                 ORDER BY distance
-                LIMIT multiIf({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), is_rare, 1, 1000)
+                LIMIT if({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), 1000)
                 SETTINGS apply_deleted_mask = 0
             )
             WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
@@ -349,9 +349,9 @@ WITH
                 SELECT id, source, dataset, model, weights_hash, caption, attributes, loaded_at, _row_exists,
                     cosineDistance(vector, {vector:Array(Float32)}) AS distance
                 FROM images
-                WHERE empty({datasets:Array(String)}) OR has({datasets:Array(String)}, dataset)
+                WHERE NOT is_rare AND (empty({datasets:Array(String)}) OR has({datasets:Array(String)}, dataset))
                 ORDER BY distance
-                LIMIT if(is_rare, 1, 1000)
+                LIMIT 1000
                 SETTINGS apply_deleted_mask = 0
             )
             WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)

@@ -34,9 +34,9 @@ WITH
                 SELECT id, source, dataset, model, weights_hash, attributes, loaded_at, _row_exists,
                     cosineDistance(vector, current.1) AS distance
                 FROM images
-                WHERE {dataset:String} = '' OR dataset = {dataset:String}
+                WHERE NOT is_rare AND ({dataset:String} = '' OR dataset = {dataset:String})
                 ORDER BY distance
-                LIMIT multiIf({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), is_rare, 1, 1000)
+                LIMIT if({attribute:String} = '', least(1000, 2 * {k:UInt32} + 30), 1000)
                 SETTINGS apply_deleted_mask = 0
             )
             WHERE _row_exists AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
