@@ -24,17 +24,19 @@ CREATE OR REPLACE FUNCTION vdx_refusal AS (held, encoder) -> format(
     held, encoder.1, encoder.2, encoder.2);
 
 -- vdx_at_least(value, bound): whether an attribute's value is the bound or more: ISO dates in the order of time, to the bound's own
--- precision (2024-05-02 is all of that day); beside a bound that is a number as numbers; otherwise in the order of texts. A value that is
--- not there, or is no number beside one, is not.
+-- precision (2024-05-02 is all of that day), T or a space before the time, time zones passed over; beside a bound that is a number as
+-- numbers; otherwise in the order of texts. A value that is not there, or is no number beside one, is not.
 -- Example: SELECT vdx_at_least('400', '50'), vdx_at_least('2024-03-01', '2024')
-CREATE OR REPLACE FUNCTION vdx_at_least AS (value, bound) -> if(
-    isNull(toFloat64OrNull(bound)) OR match(value, '^[0-9]{4}-[0-9]{2}'),
-    notEmpty(value) AND value >= bound, ifNull(toFloat64OrNull(value) >= toFloat64OrNull(bound), false));
+CREATE OR REPLACE FUNCTION vdx_at_least AS (value, bound) -> multiIf(
+    match(value, '^[0-9]{4}-[0-9]{2}') AND match(bound, '^[0-9]{4}(-|$)'), replaceOne(value, 'T', ' ') >= replaceOne(bound, 'T', ' '),
+    isNull(toFloat64OrNull(bound)), notEmpty(value) AND value >= bound,
+    ifNull(toFloat64OrNull(value) >= toFloat64OrNull(bound), false));
 
 -- vdx_at_most(value, bound): the same for the bound or less.
 -- Example: SELECT vdx_at_most('50', '400'), vdx_at_most('2024-03-01 18:30:00', '2024-03')
 CREATE OR REPLACE FUNCTION vdx_at_most AS (value, bound) -> multiIf(
-    match(value, '^[0-9]{4}-[0-9]{2}'), substring(value, 1, length(bound)) <= bound,
+    match(value, '^[0-9]{4}-[0-9]{2}') AND match(bound, '^[0-9]{4}(-|$)'),
+    substring(replaceOne(value, 'T', ' '), 1, length(bound)) <= replaceOne(bound, 'T', ' '),
     isNull(toFloat64OrNull(bound)), notEmpty(value) AND value <= bound,
     ifNull(toFloat64OrNull(value) <= toFloat64OrNull(bound), false));
 

@@ -71,7 +71,7 @@ WITH
     (
         SELECT (groupArray(vector), groupArray(toFloat64(positive)))
         FROM labelled_vectors(concept = {concept:String})
-        HAVING NOT throwIf(count() = 0, 'this concept has no labels yet, or none whose pictures images holds: INSERT INTO labels (concept, image_id, positive) VALUES (...)')
+        HAVING NOT throwIf(count() = 0, 'this concept has no labels, or none whose pictures images holds: INSERT INTO labels (concept, image_id, positive) VALUES (...)')
     ) AS samples
 SELECT
     {concept:String} AS concept,
@@ -116,7 +116,7 @@ WITH
         SELECT (groupArray(vector), groupArray(toFloat64(positive)))::Tuple(vectors Array(Array(Float32)), labels Array(Float64)) AS judged
         FROM (SELECT vector, positive FROM labelled_vectors(concept = {concept:String}) LIMIT 150 BY positive)
         HAVING NOT throwIf(
-            count() = 0, 'this concept has no labels yet, or none whose pictures images holds: INSERT INTO labels (concept, image_id, positive) VALUES (...)')
+            count() = 0, 'this concept has no labels, or none whose pictures images holds: INSERT INTO labels (concept, image_id, positive) VALUES (...)')
     ),
     random AS
     (
@@ -267,7 +267,7 @@ WITH
         SELECT (groupArray(vector), groupArray(toFloat64(positive)))::Tuple(vectors Array(Array(Float32)), labels Array(Float64)) AS judged
         FROM (SELECT vector, positive FROM labelled_regions(concept = {concept:String}) LIMIT 150 BY positive)
         HAVING NOT throwIf(
-            count() = 0, 'this concept has no labels yet, or none whose pictures images holds: INSERT INTO labels (concept, image_id, positive) VALUES (...)')
+            count() = 0, 'this concept has no labels, or none whose pictures images holds: INSERT INTO labels (concept, image_id, positive) VALUES (...)')
     ),
     random AS
     (

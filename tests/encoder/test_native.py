@@ -218,6 +218,12 @@ FORMS = {
     "vectors of 512": [("vector", VECTORS, native.Ragged.of_matrix(np.zeros((2, 512), np.float32))), ("labels", native.parse_type("Array(String)"), native.Ragged(np.array([0, 0]), []))],
     "no vectors": [("vector", VECTORS, native.Ragged(np.zeros(4, np.uint64), np.empty(0, np.float32))), ("labels", native.parse_type("Array(String)"), native.Ragged(np.zeros(4, np.uint64), []))],
     "vectors of vectors": [("left", native.parse_type("Array(Array(Float32))"), native.Ragged(np.array([256]), native.Ragged.of_matrix(np.ones((256, 512), np.float32)))), ("k", native.parse_type("UInt32"), np.array([0]))],
+    "no vectors alone": [("vectors", native.parse_type("Array(Array(Float32))"), native.Ragged(np.array([0]), native.Ragged(np.array([]), np.array([]))))],
+    "no vectors in two rows": [("vectors", native.parse_type("Array(Array(Float32))"), native.Ragged(np.array([0, 0]), native.Ragged(np.array([]), np.array([]))))],
+    "none, then one": [("vectors", native.parse_type("Array(Array(Float32))"), native.Ragged(np.array([0, 1]), native.Ragged.of_matrix(np.ones((1, 512), np.float32))))],
+    "256 vectors of 512": [("vectors", native.parse_type("Array(Array(Float32))"), native.Ragged(np.array([256]), native.Ragged.of_matrix(np.ones((256, 512), np.float32))))],
+    "256 vectors of 77": [("vectors", native.parse_type("Array(Array(Float32))"), native.Ragged(np.array([256]), native.Ragged.of_matrix(np.ones((256, 77), np.float32))))],
+    "3 vectors": [("vectors", native.parse_type("Array(Array(Float32))"), native.Ragged(np.array([3]), native.Ragged.of_matrix(np.ones((3, 512), np.float32))))],
 }  # fmt: skip
 
 
@@ -243,14 +249,22 @@ def in_form(columns, info: bytes, flag: bytes) -> bytes:
 def test_blocks_in_every_form_of_client_protocol_version(name, info, flag, piece):
     """Two in a row, so that a look ahead which took a byte too many or too few is noticed; each as long as it is."""
     columns = FORMS[name]
-    source = io.BytesIO(in_form(columns, info, flag) * 2)
-    stream = native.Stream(lambda size: source.read(min(size, piece)))
+    content = in_form(columns, info, flag) * 2
+    source, closed = io.BytesIO(content), []
+
+    def read(size: int) -> bytes:
+        received = source.read(min(size, piece))
+        assert received or closed, "waits for bytes that never come"
+        return received
+
+    stream = native.Stream(read, lambda seconds: source.tell() < len(content))
     for _ in range(2):
         found_columns, rows = native.read_header(stream, [(name, kind.name) for name, kind, _ in columns])
         assert (found_columns, rows) == (len(columns), len(columns[0][2]))
         for _, kind, values in columns:
             native.read_column_header(stream, kind)
             assert repr(to_values(kind, kind.read(stream, rows))) == repr(to_values(kind, values))
+    closed.append(True)
     assert native.read_header(stream, [(name, kind.name) for name, kind, _ in columns]) is None
 
 

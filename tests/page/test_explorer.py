@@ -574,6 +574,18 @@ def test_details_show_what_is_known(page, server):
     wait_for(page, "most like")
 
 
+def test_a_picture_is_named_by_the_last_part_of_its_path_or_address(page):
+    names = {
+        "/pictures/ha#sh?.png": "ha#sh?.png",
+        '/it\'s "a dir" %20#x/shape 20.png': "shape 20.png",
+        "https://example.org/a/cat.jpg?width=3#top": "cat.jpg",
+        "https://example.org/": "example.org",
+        "plain": "plain",
+    }
+    given = "async (sources) => { const { nameOf } = await import('/explorer/grid.js'); return sources.map(nameOf); }"
+    assert page.evaluate(given, list(names)) == list(names.values())
+
+
 def test_errors_are_the_servers_sentences(page, server, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     page.set_input_files("#file", tmp_path / "broken.png")

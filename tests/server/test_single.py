@@ -70,6 +70,8 @@ def test_the_doctor_changes_nothing_and_says_what_a_reader_may_not(server, pictu
     "SELECT encoder_info()['model'], encoder_info()['dimension']",
     "SELECT vdx_near([encode_text('a'), encode_text('b')], [encode_text('c')], 0::UInt32, 0.1::Float32)",
     "SELECT vdx_near(arrayMap(i -> [i / 256, 1]::Array(Float32), range(256)), [[1, 1]::Array(Float32)], 2::UInt32, 0.1::Float32)",
+    "SELECT length(vdx_layout(groupArray(vector))) FROM images WHERE dataset = 'nope'",
+    "SELECT length(vdx_layout(arrayMap(i -> [cos(i), sin(i)]::Array(Float32), range(256))))",
 ])  # fmt: skip
 def test_clients_of_every_protocol_version_get_the_same(server, statement):
     """Plain HTTP, clickhouse-connect's version and clickhouse-go's: ClickHouse changes the blocks that a function is sent."""

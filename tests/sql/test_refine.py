@@ -186,9 +186,7 @@ def test_labels_of_one_kind_keep_the_text_vector(world):
 
 
 def test_refining_needs_labels(world):
-    with pytest.raises(
-        Exception, match="this concept has no labels yet, or none whose pictures images holds: INSERT INTO labels"
-    ):
+    with pytest.raises(Exception, match="this concept has no labels, or none whose pictures images holds: INSERT INTO labels"):
         world.rows("SELECT * FROM refine(concept = 'wanted')")
     with pytest.raises(Exception, match="this concept has no classifier yet"):
         world.rows("SELECT * FROM refine(concept = 'nobody started this')")

@@ -337,7 +337,7 @@ def test_next_to_nothing(fresh_tables, layout, scenes, images):
         fresh_tables.command("INSERT INTO classifiers SELECT * FROM refine_regions(concept = 'c')")
         assert rows(fresh_tables, "SELECT countIf(isNaN(weight[1])) FROM classifiers") == [(0,)]
     else:
-        with pytest.raises(Exception, match="this concept has no labels yet"):
+        with pytest.raises(Exception, match="this concept has no labels"):
             rows(fresh_tables, "SELECT * FROM refine_regions(concept = 'c')")
 
 

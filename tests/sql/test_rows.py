@@ -487,6 +487,7 @@ def test_every_file_below_a_folder_is_an_input_or_is_counted(fresh_tables, run_f
         (folder / other).write_text("x")
     (folder / "trip.2024" / "loop").symlink_to(folder)
     (folder / "round").symlink_to("round")
+    (folder / "a link, before what it leads to").symlink_to(folder / "trip.2024")
     (folder / "linked.png").symlink_to(folder / "plain.png")
     (folder / "gone.png").symlink_to(folder / "nothing")
     (folder / "empty.png").touch()

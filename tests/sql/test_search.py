@@ -363,3 +363,27 @@ def test_the_filtered_searches_are_one_text(layout):
                 )
             )
     assert len(parts) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "at_least", "at_most"),
+    [
+        ("2024-05-02 10:00:00", "2024-05-02T09:00:00", 1, 0),
+        ("2024-05-02T08:00:00", "2024-05-02 09:00:00", 0, 1),
+        ("2024-05-02T10:00", "2024-05-02T10:00", 1, 1),
+        ("2024-05-02T10:00:30", "2024-05-02 10:00", 1, 1),
+        ("2024-05-02", "2024", 1, 1),
+        ("2024-05-02", "2023", 1, 0),
+        ("2024-05-02", "400", 0, 0),
+        ("2024-05-02", "12.5", 0, 0),
+        ("2024", "2024", 1, 1),
+        ("Tom", "Tim", 1, 0),
+        ("", "2024-05", 0, 0),
+    ],
+)
+def test_dates_are_compared_in_the_order_of_time(client, value, bound, at_least, at_most):
+    parameters = {"value": value, "bound": bound}
+    statement = (
+        "SELECT toUInt8(vdx_at_least({value:String}, {bound:String})), toUInt8(vdx_at_most({value:String}, {bound:String}))"
+    )
+    assert client.query(statement, parameters).result_rows == [(at_least, at_most)]

@@ -214,9 +214,7 @@ def test_refining_without_a_start_or_labels_says_what_to_do(loaded):
     with pytest.raises(Exception, match="search_id: no image has this image_id"):
         loaded.query("SELECT * FROM search_id(image_id = 42, k = 3)")
     loaded.command("INSERT INTO classifiers SELECT * FROM start_concept(concept = 'bare', prompt = 'a star')")
-    with pytest.raises(
-        Exception, match="this concept has no labels yet, or none whose pictures images holds: INSERT INTO labels"
-    ):
+    with pytest.raises(Exception, match="this concept has no labels, or none whose pictures images holds: INSERT INTO labels"):
         loaded.query("SELECT * FROM fit(concept = 'bare', steps = 5, learning_rate = 0.1)")
 
 

@@ -22,16 +22,22 @@ class Found:
 def below(place: bytes) -> list[Found]:
     """The file `place` itself, or all files below the folder, by name; where nothing has that name, those it matches as a glob.
 
-    Links are followed, each folder is entered once. A glob knows `*`, `?`, `**`, `{a,b}` and `{1..9}`, as ClickHouse's file().
+    Links are followed, each folder is entered once, by its own path where that lies below `place`. A glob knows `*`, `?`, `**`,
+    `{a,b}` and `{1..9}`, as ClickHouse's file().
     """
     if os.path.isdir(place):
-        return sorted(_walk(place, set()), key=lambda found: found.path)
+        entered: set[tuple[int, int]] = set()
+        links, found = [place], []
+        while links:
+            found += _walk(links.pop(0), entered, links)
+        return sorted(found, key=lambda file: file.path)
     if os.path.lexists(place):
         return [_file(place)]
     return [_file(path) for path in sorted(set(_matching(place))) if not os.path.isdir(path)]
 
 
-def _walk(folder: bytes, entered: set[tuple[int, int]]) -> Iterator[Found]:
+def _walk(folder: bytes, entered: set[tuple[int, int]], links: list[bytes]) -> Iterator[Found]:
+    """Folders that are links are left for later, in `links`."""
     try:
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in entered:
@@ -43,10 +49,12 @@ def _walk(folder: bytes, entered: set[tuple[int, int]]) -> Iterator[Found]:
         yield Found(folder, 0, os.strerror(error.errno or 0))
         return
     for entry in found:
-        if os.path.isdir(entry.path):
-            yield from _walk(entry.path, entered)
-        else:
+        if not os.path.isdir(entry.path):
             yield _file(entry.path)
+        elif entry.is_symlink():
+            links.append(entry.path)
+        else:
+            yield from _walk(entry.path, entered, links)
 
 
 def _file(path: bytes) -> Found:

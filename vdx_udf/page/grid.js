@@ -144,5 +144,6 @@ export class Grid {
 
 /** The last part of a path or URL. */
 export function nameOf(source) {
-  return source.replace(/[?#].*$/, '').replace(/\/+$/, '').split('/').pop() || source;
+  const path = /^[a-z][a-z0-9+.-]*:\/\//i.test(source) ? source.replace(/[?#].*$/, '') : source;
+  return path.replace(/\/+$/, '').split('/').pop() || source;
 }
