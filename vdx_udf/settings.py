@@ -103,8 +103,8 @@ PROMPT_TEMPLATES = (
 # SQL.
 DIMENSION = 512  # of the default model; `vdx install` writes another model's own into the SQL files
 # Quantization, M and ef_construction of the vector index on `images`; `vdx install --index` states another. M = 64 with
-# 256, the published LAION index's, takes 2.4 times as long to build and finds .002 more of the nearest 10 (docs/clusters.md). b1,
-# a bit a number, finds half of CLIP's neighbours at best: refused.
+# 256, the published LAION index's, takes 2.4 times as long to build and finds .002 more of the nearest 10
+# (docs/clusters.md). b1, a bit a number, finds half of CLIP's neighbours at best: refused.
 INDEX = "bf16,32,128"
 QUANTIZATIONS = ("f32", "f16", "bf16", "i8")
 SCHEMA_VERSION = 5  # the last step of sql/02_upgrade.sql

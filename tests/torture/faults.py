@@ -287,8 +287,13 @@ def timed_out(rig: Rig) -> None:
 @fault("query cancelled in a block", busy=True, quick=True)
 def cancelled(rig: Rig) -> None:
     kill = "KILL QUERY WHERE query LIKE '%torture%' AND query NOT LIKE '%KILL%' ASYNC"
-    ended = rig.connect().raw_query(kill, fmt="JSONEachRow").decode()
-    rig.questions.killed.update(json.loads(line)["query"] for line in ended.splitlines())
+    client = rig.connect()
+    rig.questions.is_killing = True
+    try:
+        ended = client.raw_query(kill, fmt="JSONEachRow").decode()
+        rig.questions.killed.update(json.loads(line)["query"] for line in ended.splitlines())
+    finally:
+        rig.questions.is_killing = False
 
 
 @fault("LIMIT that stops early", may_fail=False, quick=True, rows=50)

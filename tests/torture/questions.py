@@ -59,6 +59,7 @@ class Questions:
         self._vectors(client, clip, folder, rng)
         self._turn = 0
         self.killed: set[str] = set()  # statements that KILL QUERY has ended
+        self.is_killing = False  # a KILL QUERY runs that has not said yet what it ended
 
     def _texts(self, client: Any, clip: Any, folder: Path) -> None:
         words = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
@@ -165,7 +166,9 @@ class Questions:
         return Outcome(wrong=wrong + len(set(seen) - expected), lost=len(expected - set(seen)))
 
     def _was_killed(self, sql: str) -> bool:
-        time.sleep(0.5)  # who kills it hears of it a moment after the query's end
+        began = time.monotonic()
+        while self.is_killing and time.monotonic() - began < 60:  # it may hear of it later than who asked
+            time.sleep(0.05)
         return any(statement.startswith(sql) for statement in self.killed)
 
     # A text with other spaces at its end and a picture with other bytes after its end are the same to the model and new to
