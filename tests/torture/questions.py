@@ -316,7 +316,7 @@ class Questions:
         """Of a file that is no picture the reason."""
         rows = min(rows, PICTURES)
         return (
-            "SELECT k, if(k % 10 = 9, found.1 = '' AND found.2 != '', found.1 = bytes AND found.2 = '') = 0"
+            f"SELECT k, multiIf(found.1 = '' AND found.2 != '', if(k % 10 = 9, 0, {REFUSED}), k % 10 != 9 AND found.1 = bytes AND found.2 = '', 0, 1)"
             f" FROM (SELECT k, bytes, vdx_read(path) AS found FROM (SELECT * FROM torture_pictures WHERE k < {rows} LIMIT {PICTURES}))",
             {*range(rows)},
         )
