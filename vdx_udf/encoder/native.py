@@ -391,7 +391,7 @@ def _flag(ahead: Stream, rows: int, arguments: list[tuple[bytes, Any]]) -> bytes
         try:
             kind.read(ahead, rows)
             name, following = arguments[1]
-            return _FLAG if ahead.skip(varint(len(name)) + name) and _read_type(ahead, following) else b""
+            return _FLAG if ahead.skip(varint(len(name)) + name) and _read_type(ahead, name.decode(), following) else b""
         except NativeError:
             return b""
     kind.read(ahead, rows - 1)  # the zero may have been an empty string
@@ -430,20 +430,17 @@ def read_column_header(stream: Stream, expected: Any) -> Any:
     as UInt8. Raises NativeError for any other type.
     """
     name = stream.string(MAX_NAME).decode("utf-8", "replace")
-    try:
-        kind = _read_type(stream, expected)
-    except NativeError as error:
-        raise NativeError(f"column {name[:80]!r} {error}") from None
+    kind = _read_type(stream, name, expected)
     if stream.take(len(stream.flag)) != stream.flag:
         raise NativeError(f"column {name[:80]!r} comes in a serialization of its own: call the function on materialize(...)")
     return kind
 
 
-def _read_type(stream: Stream, expected: Any) -> Any:
+def _read_type(stream: Stream, name: str, expected: Any) -> Any:
     found = stream.string(MAX_NAME).decode("utf-8", "replace")
     kind = expected if found == expected.name else _taken(parse_type(found), expected)
     if kind is None:
-        raise NativeError(f"is {found[:80]}, not {expected.name}: convert it with CAST")
+        raise NativeError(f"column {name[:80]!r} is {found[:80]}, not {expected.name}: convert it with CAST")
     return kind
 
 
