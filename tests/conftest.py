@@ -21,7 +21,7 @@ import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from tests import browser as browsers
-from vdx_udf import engine
+from vdx_udf import engine, settings
 from vdx_udf.commands import load, target
 from vdx_udf.commands.shell import Session
 from vdx_udf.installer.install import install, stop_encoder
@@ -29,6 +29,7 @@ from vdx_udf.installer.layout import Layout
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 ENGINES = ("embedded", "server", "docker")
+os.environ.setdefault("GOMP_SPINCOUNT", settings.SPIN_COUNT)  # as the service does: tests compute with torch side by side
 # A shell that starts the tests in the background has them ignore Ctrl-C, and with them what they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

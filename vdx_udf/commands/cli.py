@@ -117,9 +117,7 @@ def serve(path, model: str, folders, idle_seconds, member, **service) -> None:
         allowed = [argument for folder in folders for argument in ("--allow", str(folder))]
         same = ["--socket", str(path), "--model", model, *_service_arguments(**service | {"devices": ()})]
         listener.run([*same, *allowed], devices)
-    # Read when torch is loaded: how long its threads spin at the end of each product before they sleep. The default takes
-    # a fifth of the processor from the threads that decode pictures; much less slows a single text.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ.setdefault("GOMP_SPINCOUNT", settings.SPIN_COUNT)  # read when torch is loaded
     from vdx_udf.encoder.imports import only_what_answers_need
 
     with only_what_answers_need(model):
