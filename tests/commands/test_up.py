@@ -35,8 +35,8 @@ def installed(folder: Path) -> Layout:
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory) -> Layout:
-    """A prefix over which no `vdx up` runs between tests."""
-    layout = installed(tmp_path_factory.mktemp("prefix"))
+    """A prefix over which no `vdx up` runs between tests, of a name that XML, SQL and shells would each write differently."""
+    layout = installed(tmp_path_factory.mktemp("up") / "it's \"a\" & <b>, ü")
     yield layout
     stop_encoder(layout)
 
