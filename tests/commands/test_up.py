@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from clickhouse_driver import Client
+from clickhouse_driver import Client, errors
 
 from tests import browser as browsers
 from tests.conftest import ask, free_ports, started, vdx, wait_for
@@ -36,7 +36,7 @@ def installed(folder: Path) -> Layout:
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory) -> Layout:
     """A prefix over which no `vdx up` runs between tests, of a name that XML, SQL and shells would each write differently."""
-    layout = installed(tmp_path_factory.mktemp("up") / "it's \"a\" & <b>, ü")
+    layout = installed(tmp_path_factory.mktemp("up") / 'it\'s "a" & <b>, ü')
     yield layout
     stop_encoder(layout)
 
@@ -317,7 +317,7 @@ def other_machine():
 
 FROM_OUTSIDE = """
 import json, sys, urllib.request
-from clickhouse_driver import Client
+from clickhouse_driver import Client, errors
 url, host, native_port = sys.argv[1:]
 people = [("", ""), ("default", ""), ("ann", ""), ("ann", "secret!"), ("ann", "secret")]
 answers = []
@@ -380,22 +380,40 @@ def test_the_explorer_signs_in_from_another_machine(layout, other_machine, brows
 
 @pytest.mark.long
 def test_with_other_addresses_come_other_pages(layout):
-    """And this machine's own programs need no password."""
+    """And this machine's own programs need no password at loopback."""
     here = own_address()
-    with started(layout.state, "--listen", here, "--user", "ann", VDX_PASSWORD="secret") as (_, local, _):
+    as_ann = urllib3.make_headers(basic_auth="ann:secret")
+    with started(layout.state, "--listen", here, "--user", "ann", VDX_PASSWORD="secret") as (_, local, native_port):
         url = local.replace("127.0.0.1", here)
         port = url.rpartition(":")[2]
+        assert http.request("POST", local, body="SELECT currentUser()").data == b"default\n"
+        assert http.request("POST", url, body="SELECT 1").status == 401
+        with Client(here, native_port) as client, pytest.raises(errors.ServerException, match="Authentication failed"):
+            client.execute("SELECT 1")
         for origin, is_own in (
             (url, True), (local, True), (f"http://{socket.gethostname()}:{port}", True),
             ("http://evil.example", False), (f"{url}0", False), (f"http://192.0.2.77:{port}", False),
         ):  # fmt: skip
-            answer = http.request("POST", url, body="SELECT currentUser()", headers={"Origin": origin})
-            assert (answer.status, answer.data == b"default\n") == ((200, True) if is_own else (404, False)), origin
+            answer = http.request("POST", url, body="SELECT currentUser()", headers=as_ann | {"Origin": origin})
+            assert (answer.status, answer.data == b"ann\n") == ((200, True) if is_own else (404, False)), origin
         # Nor can a page of another site send a header of its own without leave.
         headers = {"Origin": f"http://192.0.2.77:{port}", "X-ClickHouse-User": "ann", "X-ClickHouse-Key": "secret"}
         assert http.request("POST", url, body="SELECT currentUser()", headers=headers).data == b"ann\n"
         assert http.request("OPTIONS", url, headers={"Origin": "http://evil.example"}).status in (404, 501)
-        assert http.request("GET", f"{url}/ping", headers={"Host": "evil.example"}).status == 404
+        # Addresses that a browser takes for no loopback, and that lead there.
+        for host in (
+            "evil.example",
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.2",
+            "127.255.0.1",
+            "[::]",
+            "[::ffff:7f00:1]",
+            "[0::ffff:7f00:1]",
+        ):
+            assert http.request("GET", f"{local}/ping", headers={"Host": f"{host}:{port}"}).status == 404, host
+        for host in ("10.0.0.1", "126.0.0.1", "128.0.0.1", "192.168.1.7", "203.0.113.5", "[fd00::2]", "[::1]"):
+            assert http.request("GET", f"{local}/ping", headers={"Host": f"{host}:{port}"}).status == 200, host
         assert vdx("sql", "--prefix", layout.state, "-q", "SELECT currentUser()").stdout == "default\n"
         users = layout.server_config / "users.xml"
         assert "secret" not in users.read_text()
@@ -522,6 +540,25 @@ def test_a_page_of_another_site_runs_nothing(up, browser, elsewhere, attempts, s
     assert 404 in statuses[host]
     assert 404 in statuses[host.replace("127.0.0.1", "localhost")]
     assert attempts() == []
+
+
+@pytest.mark.long
+def test_a_page_of_another_site_runs_nothing_at_addresses_that_are_no_loopback(layout, browser, elsewhere):
+    """For those a browser does not say in Sec-Fetch-Site where a request is from, and a picture's has no Origin."""
+    here = own_address()
+    with started(layout.state, "--listen", "0.0.0.0", "--user", "ann", VDX_PASSWORD="secret") as (_, local, native_port):
+        page = browser.new_context().new_page()
+        statuses = {}
+        page.on("response", lambda response: statuses.setdefault(response.url.split("?")[0], set()).add(response.status))
+        page.goto(f"http://evil.example:{elsewhere}/")
+        for address in (here, "0.0.0.0", "[::ffff:7f00:1]"):
+            page.evaluate(ATTACK, [local.replace("127.0.0.1", address), f"http://{address}:{native_port}"])
+        page.context.close()
+        port = local.rpartition(":")[2]
+        assert statuses[f"http://{here}:{port}/"] <= {401, 404, 501}
+        assert 401 in statuses[f"http://{here}:{port}/"]
+        for address in ("0.0.0.0", "[::ffff:7f00:1]"):  # some browsers open no connection there
+            assert statuses.get(f"http://{address}:{port}/", set()) <= {404, 501}
 
 
 def test_a_name_made_to_resolve_to_this_machine_runs_nothing(up, browser, attempts):

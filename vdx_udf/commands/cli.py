@@ -221,7 +221,9 @@ def install(
     if dry_run:
         click.echo("nothing was written (--dry-run)")
         return
-    target = f"--prefix {shlex.quote(str(prefix))}" if prefix else f"--url {url or 'http://user:password@localhost:8123/default'}"
+    target = (
+        f"--prefix {shlex.quote(str(prefix))}" if prefix else f"--url {url or 'http://user:password@localhost:8123/default'}"
+    )
     if prefix:
         if url := server.address(layout.server_config):
             _client(prefix, None).command(live.RELOAD[-1])  # or its workers would stay with the encoder that they know
