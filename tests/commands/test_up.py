@@ -146,6 +146,11 @@ def test_a_port_in_use_is_one_sentence(layout, option):
     assert done.stderr == f"Error: port {port} of 127.0.0.1: Address already in use; name another with {option}\n"
 
 
+def test_one_port_for_both_protocols_is_one_sentence(layout):
+    done = vdx("up", "--data", layout.state, "--port", "9000", check=False)
+    assert done.stderr == "Error: port 9000 is for one of --port and --native-port: name another, or --native-port 0\n"
+
+
 def test_a_prefix_without_a_bundle_is_said_so(tmp_path):
     done = vdx("up", "--data", tmp_path / "nothing", "--port", "1", check=False)
     assert done.returncode == 1
@@ -208,6 +213,10 @@ def test_the_other_commands_find_it(up, drawn, tmp_path):
     assert "images" in vdx("load", "folder", f"{drawn[0]}/000*.png", *prefix).stdout
     assert vdx("sql", *prefix, "-q", "SELECT count() FROM images").stdout == "10\n"
     assert ask(url, "SELECT count() FROM images") == [[10]]
+    for options in (prefix, ("--url", url)):  # what is wrong is said as by the embedded engine
+        refused = vdx("load", "folder", f"{tmp_path}/*.png", *options, check=False)
+        assert refused.stderr == f"Error: no pictures: there are none in {tmp_path}/*.png\n"
+        assert vdx("sql", *options, "-q", "SELECT nope", check=False).stderr.startswith("Error: Code: 47. DB::Exception: ")
     query = "SELECT source FROM search_text(query = 'a star', k = 4)"
     assert vdx("grid", *prefix, "-q", query, "-o", tmp_path / "stars.png").stdout == f"4 pictures: {tmp_path}/stars.png\n"
     assert "ok    encoder: vdx-tiny" in vdx("doctor", *prefix, check=False).stdout

@@ -23,6 +23,8 @@ def serve(prefix: Path, door: Door, ready: Callable[[str], None] = lambda url: N
     installed_model(layout)
     if there := server.address(layout.server_config):
         raise server.ServerError(f"`vdx up` runs over {prefix} already: {there}{explorer.URL}/")
+    if door.port == door.native_port:
+        raise server.ServerError(f"port {door.port} is for one of --port and --native-port: name another, or --native-port 0")
     for port, option in ((door.port, "--port"), (door.native_port, "--native-port")):
         for address in door.addresses if port else ():
             _require_free(address, port, option)
