@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -228,6 +229,38 @@ def test_a_second_one_is_one_sentence(up):
     layout, url, _ = up
     done = vdx("up", "--data", layout.state, check=False)
     assert done.stderr == f"Error: `vdx up` runs over {layout.state} already: {url}/explorer/\n"
+
+
+BOTH_AT_ONCE = """
+import sys, time
+from vdx_udf.commands import cli, server
+found, wait = server.address, float(sys.argv.pop())
+server.address = lambda config: (found(config), time.sleep(wait))[0]  # both have looked before one starts
+cli.main()
+"""
+
+
+@pytest.mark.long
+def test_of_two_at_once_one_answers_where_it_says(layout):
+    ports = free_ports(2)
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", BOTH_AT_ONCE, "up", "--data", layout.state, "--port", str(port), "--native-port", "0", wait],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for port, wait in zip(ports, ("2", "2.3"), strict=True)
+    )  # fmt: skip
+    try:
+        while not (ended := [each for each in (first, second) if each.poll() is not None]):
+            time.sleep(0.05)
+        (serving,) = {first, second} - set(ended)
+        assert f"{layout.data} is starting" in ended[0].stderr.read()
+        assert serving.stdout.readline() == f"explorer: http://127.0.0.1:{ports[serving is second]}/explorer/\n"
+        assert http.request("GET", f"http://127.0.0.1:{ports[serving is second]}/ping").data == b"Ok.\n"
+    finally:
+        for each in (first, second):
+            each.terminate()
+            each.communicate()
 
 
 def test_an_engine_in_use_is_one_sentence(layout):

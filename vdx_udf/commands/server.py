@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -32,16 +32,25 @@ class ServerError(VdxError):
 
 @contextmanager
 def running(
-    data: Path, config: Path, user_files: Path, url: str, schema: Path | None = None, native: bool = True
+    data: Path,
+    config: Path,
+    user_files: Path,
+    url: str,
+    schema: Path | None = None,
+    native: bool = True,
+    configure: Callable[[], None] = lambda: None,
 ) -> Iterator[subprocess.Popen]:
     """The server, from when it answers to when it has ended. It ends with this process, however that ends.
 
     `config`: the folder of its config.xml and config.d. `schema`: SQL files that run before a port opens. `native`: whether one
-    opens for the native protocol, which would be 9000 where the configuration names none. Raises ServerError.
+    opens for the native protocol, which would be 9000 where the configuration names none. `configure` writes the configuration,
+    once no other process can start a server with it. Raises ServerError.
     """
     refuse_second(data)
+    config.mkdir(parents=True, exist_ok=True)
     with open(config / _ADDRESS, "a+") as address:
         _lock(address, data)
+        configure()
         address.truncate(0)
         command = [
             sys.executable,

@@ -29,13 +29,18 @@ def serve(prefix: Path, door: Door, ready: Callable[[str], None] = lambda url: N
         for address in door.addresses if port else ():
             _require_free(address, port, option)
     add_page(layout)
-    _configure(layout, door)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     url = f"http://{LOOPBACK}:{door.port}"
     with (
         suppress(KeyboardInterrupt),
         server.running(
-            layout.data, layout.server_config, layout.user_files, url, layout.sql, native=door.native_port != 0
+            layout.data,
+            layout.server_config,
+            layout.user_files,
+            url,
+            layout.sql,
+            native=door.native_port != 0,
+            configure=lambda: _configure(layout, door),
         ) as process,
     ):
         click.echo(f"explorer: http://{door.names[0]}:{door.port}{explorer.URL}/")
@@ -59,7 +64,7 @@ def _require_free(address: str, port: int, option: str) -> None:
 def _configure(layout: Layout, door: Door) -> None:
     """The server's configuration: the prefix's own, and over it the door's."""
     fragments, users = layout.server_config / "config.d", layout.server_config / "users.xml"
-    fragments.mkdir(parents=True, exist_ok=True)
+    fragments.mkdir(exist_ok=True)
     for path in fragments.iterdir():
         path.unlink()
     (layout.server_config / "config.xml").unlink(missing_ok=True)
