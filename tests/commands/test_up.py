@@ -465,6 +465,9 @@ def test_with_other_addresses_come_other_pages(layout):
 def test_who_may_come_must_be_named(layout):
     refused = vdx("up", "--data", layout.state, "--listen", "0.0.0.0", check=False)
     assert "name a --user, whose password is VDX_PASSWORD or asked for" in refused.stderr
+    elsewhere = ("--data", layout.state, "--port", free_ports(1)[0], "--listen", "192.0.2.77", "--user", "ann")
+    refused = vdx("up", *elsewhere, check=False, env=os.environ | {"VDX_PASSWORD": "secret"})
+    assert refused.stderr.endswith("of 192.0.2.77: Cannot assign requested address; name another with --listen\n")
     assert "'me' is no IP address" in vdx("up", "--listen", "me", check=False).stderr
     for name in ("default", "a b", "a.b"):
         assert "--user is a name of letters" in vdx("up", "--listen", "0.0.0.0", "--user", name, check=False).stderr

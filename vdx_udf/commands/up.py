@@ -1,5 +1,6 @@
 """`vdx up`: ClickHouse's own server over a prefix, with the explorer page; started, watched and ended here."""
 
+import errno
 import signal
 import socket
 import threading
@@ -58,6 +59,7 @@ def _require_free(address: str, port: int, option: str) -> None:
         try:
             probe.bind((address, port))
         except OSError as error:
+            option = "--listen" if error.errno == errno.EADDRNOTAVAIL else option
             raise server.ServerError(f"port {port} of {address}: {error.strerror}; name another with {option}") from None
 
 
