@@ -72,7 +72,7 @@ def running(
         ):
             try:
                 if not process.stdout.readline():
-                    raise ServerError(why_ended(config))
+                    raise ServerError(why_ended(config, process.wait()))
                 unlink()
                 address.write(url)
                 address.flush()
@@ -123,10 +123,10 @@ def refuse_second(data: Path) -> None:
                 ) from None
 
 
-def why_ended(config: Path) -> str:
-    """What the server said last."""
+def why_ended(config: Path, code: int) -> str:
+    """What the server said last; `code`: what its process ended with."""
     said = (config / _LOG).read_text(errors="replace").strip()
-    if "LISTEN query is not supported" in said:
+    if "LISTEN query is not supported" in said or (code == 0 and not said):  # as chDB before 3.7.2 gives its errors, unsaid
         return "this chDB opens no ports: install chdb 4.4 or later (pip install --upgrade chdb)"
     return readable(Exception(said[said.rfind("Code: ") :] if "Code: " in said else said[-1_000:] or "it was killed"))
 

@@ -49,8 +49,8 @@ def serve(prefix: Path, door: Door, ready: Callable[[str], None] = lambda url: N
             click.echo(f"native protocol: {door.names[0]}:{door.native_port}")
         ready(url)
         threading.Thread(target=_warm, args=(url,), daemon=True).start()
-        process.wait()
-        raise server.ServerError(f"the server has ended: {server.why_ended(layout.server_config)}")
+        code = process.wait()
+        raise server.ServerError(f"the server has ended: {server.why_ended(layout.server_config, code)}")
 
 
 def _require_free(address: str, port: int, option: str) -> None:
