@@ -22,6 +22,10 @@ class ServiceError(VdxError):
 def readable(error: BaseException) -> str:
     """The message without stack traces, and for a failed function the worker's own sentence first."""
     text = re.sub(r",? Stack trace \(when copying.*", "", str(error), flags=re.DOTALL)
+    # What clickhouse-connect puts around a server's sentence, and around an embedded engine's not.
+    text = re.sub(
+        r"^Received ClickHouse exception, code: \d+, server response: (.*?)(?: \(for url \S+\))?$", r"\1", text, flags=re.DOTALL
+    )
     text = re.sub(r"^Code: 395\. DB::Exception: (.*?): while executing 'FUNCTION throwIf.*", r"\1", text, flags=re.DOTALL)
     if killed := re.search(r"User defined function '(\w+)' failed.*terminated by signal (\d+)", text, re.DOTALL):
         text = (

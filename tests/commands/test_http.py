@@ -256,3 +256,10 @@ def test_a_query_can_be_ended_by_its_id(port):
     assert ask(port, "KILL QUERY WHERE query_id = 'long' SYNC").status == 200
     thread.join()
     assert said[0].headers["X-ClickHouse-Exception-Code"] == "394"
+
+
+def test_ending_every_query_leaves_the_server_up(port):
+    """Its own, which keeps it up, among them."""
+    assert b"FROM file(0" in ask(port, "KILL QUERY WHERE 1").data
+    wait_for(lambda: ask(port, "SELECT count() FROM system.processes WHERE NOT is_cancelled").data == b"1\n")
+    assert ask(port, "SELECT length(encode_text('a'))").data == b"512\n"

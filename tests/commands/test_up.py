@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import urllib3
-from clickhouse_driver import Client
+from clickhouse_driver import Client, errors
 
 from tests import browser as browsers
 from tests.conftest import ask, free_ports, started, vdx, wait_for
@@ -35,8 +36,8 @@ def installed(folder: Path) -> Layout:
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory) -> Layout:
-    """A prefix over which no `vdx up` runs between tests."""
-    layout = installed(tmp_path_factory.mktemp("prefix"))
+    """A prefix over which no `vdx up` runs between tests, of a name that XML, SQL and shells would each write differently."""
+    layout = installed(tmp_path_factory.mktemp("up") / 'it\'s "a" & <b>, ü')
     yield layout
     stop_encoder(layout)
 
@@ -146,6 +147,11 @@ def test_a_port_in_use_is_one_sentence(layout, option):
     assert done.stderr == f"Error: port {port} of 127.0.0.1: Address already in use; name another with {option}\n"
 
 
+def test_one_port_for_both_protocols_is_one_sentence(layout):
+    done = vdx("up", "--data", layout.state, "--port", "9000", check=False)
+    assert done.stderr == "Error: port 9000 is for one of --port and --native-port: name another, or --native-port 0\n"
+
+
 def test_a_prefix_without_a_bundle_is_said_so(tmp_path):
     done = vdx("up", "--data", tmp_path / "nothing", "--port", "1", check=False)
     assert done.returncode == 1
@@ -208,6 +214,10 @@ def test_the_other_commands_find_it(up, drawn, tmp_path):
     assert "images" in vdx("load", "folder", f"{drawn[0]}/000*.png", *prefix).stdout
     assert vdx("sql", *prefix, "-q", "SELECT count() FROM images").stdout == "10\n"
     assert ask(url, "SELECT count() FROM images") == [[10]]
+    for options in (prefix, ("--url", url)):  # what is wrong is said as by the embedded engine
+        refused = vdx("load", "folder", f"{tmp_path}/*.png", *options, check=False)
+        assert refused.stderr == f"Error: no pictures: there are none in {tmp_path}/*.png\n"
+        assert vdx("sql", *options, "-q", "SELECT nope", check=False).stderr.startswith("Error: Code: 47. DB::Exception: ")
     query = "SELECT source FROM search_text(query = 'a star', k = 4)"
     assert vdx("grid", *prefix, "-q", query, "-o", tmp_path / "stars.png").stdout == f"4 pictures: {tmp_path}/stars.png\n"
     assert "ok    encoder: vdx-tiny" in vdx("doctor", *prefix, check=False).stdout
@@ -219,6 +229,38 @@ def test_a_second_one_is_one_sentence(up):
     layout, url, _ = up
     done = vdx("up", "--data", layout.state, check=False)
     assert done.stderr == f"Error: `vdx up` runs over {layout.state} already: {url}/explorer/\n"
+
+
+BOTH_AT_ONCE = """
+import sys, time
+from vdx_udf.commands import cli, server
+found, wait = server.address, float(sys.argv.pop())
+server.address = lambda config: (found(config), time.sleep(wait))[0]  # both have looked before one starts
+cli.main()
+"""
+
+
+@pytest.mark.long
+def test_of_two_at_once_one_answers_where_it_says(layout):
+    ports = free_ports(2)
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", BOTH_AT_ONCE, "up", "--data", layout.state, "--port", str(port), "--native-port", "0", wait],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for port, wait in zip(ports, ("2", "2.3"), strict=True)
+    )  # fmt: skip
+    try:
+        while not (ended := [each for each in (first, second) if each.poll() is not None]):
+            time.sleep(0.05)
+        (serving,) = {first, second} - set(ended)
+        assert f"{layout.data} is starting" in ended[0].stderr.read()
+        assert serving.stdout.readline() == f"explorer: http://127.0.0.1:{ports[serving is second]}/explorer/\n"
+        assert http.request("GET", f"http://127.0.0.1:{ports[serving is second]}/ping").data == b"Ok.\n"
+    finally:
+        for each in (first, second):
+            each.terminate()
+            each.communicate()
 
 
 def test_an_engine_in_use_is_one_sentence(layout):
@@ -317,7 +359,7 @@ def other_machine():
 
 FROM_OUTSIDE = """
 import json, sys, urllib.request
-from clickhouse_driver import Client
+from clickhouse_driver import Client, errors
 url, host, native_port = sys.argv[1:]
 people = [("", ""), ("default", ""), ("ann", ""), ("ann", "secret!"), ("ann", "secret")]
 answers = []
@@ -380,22 +422,40 @@ def test_the_explorer_signs_in_from_another_machine(layout, other_machine, brows
 
 @pytest.mark.long
 def test_with_other_addresses_come_other_pages(layout):
-    """And this machine's own programs need no password."""
+    """And this machine's own programs need no password at loopback."""
     here = own_address()
-    with started(layout.state, "--listen", here, "--user", "ann", VDX_PASSWORD="secret") as (_, local, _):
+    as_ann = urllib3.make_headers(basic_auth="ann:secret")
+    with started(layout.state, "--listen", here, "--user", "ann", VDX_PASSWORD="secret") as (_, local, native_port):
         url = local.replace("127.0.0.1", here)
         port = url.rpartition(":")[2]
+        assert http.request("POST", local, body="SELECT currentUser()").data == b"default\n"
+        assert http.request("POST", url, body="SELECT 1").status == 401
+        with Client(here, native_port) as client, pytest.raises(errors.ServerException, match="Authentication failed"):
+            client.execute("SELECT 1")
         for origin, is_own in (
             (url, True), (local, True), (f"http://{socket.gethostname()}:{port}", True),
             ("http://evil.example", False), (f"{url}0", False), (f"http://192.0.2.77:{port}", False),
         ):  # fmt: skip
-            answer = http.request("POST", url, body="SELECT currentUser()", headers={"Origin": origin})
-            assert (answer.status, answer.data == b"default\n") == ((200, True) if is_own else (404, False)), origin
+            answer = http.request("POST", url, body="SELECT currentUser()", headers=as_ann | {"Origin": origin})
+            assert (answer.status, answer.data == b"ann\n") == ((200, True) if is_own else (404, False)), origin
         # Nor can a page of another site send a header of its own without leave.
         headers = {"Origin": f"http://192.0.2.77:{port}", "X-ClickHouse-User": "ann", "X-ClickHouse-Key": "secret"}
         assert http.request("POST", url, body="SELECT currentUser()", headers=headers).data == b"ann\n"
         assert http.request("OPTIONS", url, headers={"Origin": "http://evil.example"}).status in (404, 501)
-        assert http.request("GET", f"{url}/ping", headers={"Host": "evil.example"}).status == 404
+        # Addresses that a browser takes for no loopback, and that lead there.
+        for host in (
+            "evil.example",
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.2",
+            "127.255.0.1",
+            "[::]",
+            "[::ffff:7f00:1]",
+            "[0::ffff:7f00:1]",
+        ):
+            assert http.request("GET", f"{local}/ping", headers={"Host": f"{host}:{port}"}).status == 404, host
+        for host in ("10.0.0.1", "126.0.0.1", "128.0.0.1", "192.168.1.7", "203.0.113.5", "[fd00::2]", "[::1]"):
+            assert http.request("GET", f"{local}/ping", headers={"Host": f"{host}:{port}"}).status == 200, host
         assert vdx("sql", "--prefix", layout.state, "-q", "SELECT currentUser()").stdout == "default\n"
         users = layout.server_config / "users.xml"
         assert "secret" not in users.read_text()
@@ -405,6 +465,9 @@ def test_with_other_addresses_come_other_pages(layout):
 def test_who_may_come_must_be_named(layout):
     refused = vdx("up", "--data", layout.state, "--listen", "0.0.0.0", check=False)
     assert "name a --user, whose password is VDX_PASSWORD or asked for" in refused.stderr
+    elsewhere = ("--data", layout.state, "--port", free_ports(1)[0], "--listen", "192.0.2.77", "--user", "ann")
+    refused = vdx("up", *elsewhere, check=False, env=os.environ | {"VDX_PASSWORD": "secret"})
+    assert refused.stderr.endswith("of 192.0.2.77: Cannot assign requested address; name another with --listen\n")
     assert "'me' is no IP address" in vdx("up", "--listen", "me", check=False).stderr
     for name in ("default", "a b", "a.b"):
         assert "--user is a name of letters" in vdx("up", "--listen", "0.0.0.0", "--user", name, check=False).stderr
@@ -522,6 +585,25 @@ def test_a_page_of_another_site_runs_nothing(up, browser, elsewhere, attempts, s
     assert 404 in statuses[host]
     assert 404 in statuses[host.replace("127.0.0.1", "localhost")]
     assert attempts() == []
+
+
+@pytest.mark.long
+def test_a_page_of_another_site_runs_nothing_at_addresses_that_are_no_loopback(layout, browser, elsewhere):
+    """For those a browser does not say in Sec-Fetch-Site where a request is from, and a picture's has no Origin."""
+    here = own_address()
+    with started(layout.state, "--listen", "0.0.0.0", "--user", "ann", VDX_PASSWORD="secret") as (_, local, native_port):
+        page = browser.new_context().new_page()
+        statuses = {}
+        page.on("response", lambda response: statuses.setdefault(response.url.split("?")[0], set()).add(response.status))
+        page.goto(f"http://evil.example:{elsewhere}/")
+        for address in (here, "0.0.0.0", "[::ffff:7f00:1]"):
+            page.evaluate(ATTACK, [local.replace("127.0.0.1", address), f"http://{address}:{native_port}"])
+        page.context.close()
+        port = local.rpartition(":")[2]
+        assert statuses[f"http://{here}:{port}/"] <= {401, 404, 501}
+        assert 401 in statuses[f"http://{here}:{port}/"]
+        for address in ("0.0.0.0", "[::ffff:7f00:1]"):  # some browsers open no connection there
+            assert statuses.get(f"http://{address}:{port}/", set()) <= {404, 501}
 
 
 def test_a_name_made_to_resolve_to_this_machine_runs_nothing(up, browser, attempts):

@@ -276,6 +276,14 @@ def test_places_that_make_no_sense_are_refused(arguments):
     assert "--prefix" in done.stderr
 
 
+@pytest.mark.parametrize("character", "*?[{$\\")
+def test_a_folder_that_clickhouse_takes_for_a_pattern_is_refused(tmp_path, character):
+    prefix = tmp_path / f"a{character}b"
+    done = vdx("install", "--prefix", prefix, "--model", "vdx-tiny", check=False)
+    assert done.stderr.startswith(f"Error: ClickHouse cannot work in {prefix}")
+    assert (done.returncode, done.stderr.count("\n"), prefix.exists()) == (1, 1, False)
+
+
 def test_an_unknown_model_is_refused_before_anything_is_written(tmp_path):
     done = vdx("install", "--prefix", tmp_path / "engine", "--model", "no-such-model/tag", check=False)
     assert done.returncode == 1

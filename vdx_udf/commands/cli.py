@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -218,17 +219,19 @@ def install(
     if dry_run:
         click.echo("nothing was written (--dry-run)")
         return
-    target = f"--prefix {prefix}" if prefix else f"--url {url or 'http://user:password@localhost:8123/default'}"
+    target = (
+        f"--prefix {shlex.quote(str(prefix))}" if prefix else f"--url {url or 'http://user:password@localhost:8123/default'}"
+    )
     if prefix:
         if url := server.address(layout.server_config):
             _client(prefix, None).command(live.RELOAD[-1])  # or its workers would stay with the encoder that they know
             click.echo(f"reloaded the functions of {url}")
-        click.echo(f"next: vdx sql {target} -f {layout.sql}")
+        click.echo(f"next: vdx sql {target} -f {shlex.quote(str(layout.sql))}")
     else:
         click.echo("next:")
         for statement in live.RELOAD:
             click.echo(f'clickhouse-client -q "{statement}"')
-        click.echo(f"vdx sql {target} -f {layout.sql}")
+        click.echo(f"vdx sql {target} -f {shlex.quote(str(layout.sql))}")
     if verify:
         client = _client(prefix, url)
         for statement in () if prefix else live.RELOAD:

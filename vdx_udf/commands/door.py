@@ -15,6 +15,9 @@ from xml.sax.saxutils import escape
 from vdx_udf.installer import explorer
 
 LOOPBACK = "127.0.0.1"
+# Literal addresses, which no site's owner made resolve here, as browsers write them. Not 0. and ::, which lead to loopback,
+# too, and for which browsers do not say which site a request comes from; nor 127., where they differ.
+_ADDRESSES = r"([1-9][0-9]?|1[013-9][0-9]|12[0-689]|2[0-9]{2})(\.[0-9]+){3}|\[[1-9a-f][0-9a-f:.]*\]"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Door:
         listen = [name for name in self.addresses if not ipaddress.ip_address(name).is_unspecified]
         listen = [f"[{name}]" if ":" in name else name for name in listen]
         machine = [socket.gethostname(), socket.getfqdn()] if self.is_open else []
-        return list(dict.fromkeys((*listen, *machine, LOOPBACK, "localhost")))
+        return list(dict.fromkeys((*listen, *machine, LOOPBACK, "localhost", "[::1]")))
 
     def config(self, users: Path) -> str:
         """What goes over the prefix's own configuration. `users`: the file with users()."""
@@ -57,8 +60,12 @@ class Door:
         )
 
     def users(self) -> str:
-        """`default`, as which the server itself starts, has no password and is for this machine; `user` is for any."""
-        allowed = [("default", "<no_password/>", "<ip>127.0.0.1</ip>")]  # which ClickHouse takes for any address of its own
+        """`default`, as which the server itself starts, has no password and is for loopback; `user` is for any address.
+
+        From this machine's other addresses, too: browsers say for loopback alone which site a request comes from.
+        """
+        # ClickHouse takes each of 127. for ::1 and would take that, as an address, for any that this machine has: so a network.
+        allowed = [("default", "<no_password/>", "<ip>::/127</ip>")]
         if self.user:
             digest = hashlib.sha256(self.password.encode()).hexdigest()
             allowed.append((self.user, f"<password_sha256_hex>{digest}</password_sha256_hex>", "<ip>::/0</ip>"))
@@ -75,7 +82,7 @@ class Door:
     def _handlers(self) -> str:
         names = "|".join(map(re.escape, self.names))
         # A name that somebody made resolve to this machine shows in Host; an address was not resolved.
-        addresses = r"|[0-9.]+|\[[0-9a-f:.]+\]" if self.is_open else ""
+        addresses = f"|{_ADDRESSES}" if self.is_open else ""
         host = f"<host>regex:(?i)({names}{addresses})(:[0-9]+)?</host>"
         # Browsers say in Sec-Fetch-Site where a request comes from, which no page can set; earlier ones, and any on another
         # machine without TLS, only in Origin. Programs send neither.

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -32,16 +32,25 @@ class ServerError(VdxError):
 
 @contextmanager
 def running(
-    data: Path, config: Path, user_files: Path, url: str, schema: Path | None = None, native: bool = True
+    data: Path,
+    config: Path,
+    user_files: Path,
+    url: str,
+    schema: Path | None = None,
+    native: bool = True,
+    configure: Callable[[], None] = lambda: None,
 ) -> Iterator[subprocess.Popen]:
     """The server, from when it answers to when it has ended. It ends with this process, however that ends.
 
     `config`: the folder of its config.xml and config.d. `schema`: SQL files that run before a port opens. `native`: whether one
-    opens for the native protocol, which would be 9000 where the configuration names none. Raises ServerError.
+    opens for the native protocol, which would be 9000 where the configuration names none. `configure` writes the configuration,
+    once no other process can start a server with it. Raises ServerError.
     """
     refuse_second(data)
+    config.mkdir(parents=True, exist_ok=True)
     with open(config / _ADDRESS, "a+") as address:
         _lock(address, data)
+        configure()
         address.truncate(0)
         command = [
             sys.executable,
@@ -63,7 +72,7 @@ def running(
         ):
             try:
                 if not process.stdout.readline():
-                    raise ServerError(why_ended(config))
+                    raise ServerError(why_ended(config, process.wait()))
                 unlink()
                 address.write(url)
                 address.flush()
@@ -114,10 +123,10 @@ def refuse_second(data: Path) -> None:
                 ) from None
 
 
-def why_ended(config: Path) -> str:
-    """What the server said last."""
+def why_ended(config: Path, code: int) -> str:
+    """What the server said last; `code`: what its process ended with."""
     said = (config / _LOG).read_text(errors="replace").strip()
-    if "LISTEN query is not supported" in said:
+    if "LISTEN query is not supported" in said or (code == 0 and not said):  # as chDB before 3.7.2 gives its errors, unsaid
         return "this chDB opens no ports: install chdb 4.4 or later (pip install --upgrade chdb)"
     return readable(Exception(said[said.rfind("Code: ") :] if "Code: " in said else said[-1_000:] or "it was killed"))
 

@@ -1,5 +1,6 @@
 """`vdx up`: ClickHouse's own server over a prefix, with the explorer page; started, watched and ended here."""
 
+import errno
 import signal
 import socket
 import threading
@@ -23,17 +24,24 @@ def serve(prefix: Path, door: Door, ready: Callable[[str], None] = lambda url: N
     installed_model(layout)
     if there := server.address(layout.server_config):
         raise server.ServerError(f"`vdx up` runs over {prefix} already: {there}{explorer.URL}/")
+    if door.port == door.native_port:
+        raise server.ServerError(f"port {door.port} is for one of --port and --native-port: name another, or --native-port 0")
     for port, option in ((door.port, "--port"), (door.native_port, "--native-port")):
         for address in door.addresses if port else ():
             _require_free(address, port, option)
     add_page(layout)
-    _configure(layout, door)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     url = f"http://{LOOPBACK}:{door.port}"
     with (
         suppress(KeyboardInterrupt),
         server.running(
-            layout.data, layout.server_config, layout.user_files, url, layout.sql, native=door.native_port != 0
+            layout.data,
+            layout.server_config,
+            layout.user_files,
+            url,
+            layout.sql,
+            native=door.native_port != 0,
+            configure=lambda: _configure(layout, door),
         ) as process,
     ):
         click.echo(f"explorer: http://{door.names[0]}:{door.port}{explorer.URL}/")
@@ -41,8 +49,8 @@ def serve(prefix: Path, door: Door, ready: Callable[[str], None] = lambda url: N
             click.echo(f"native protocol: {door.names[0]}:{door.native_port}")
         ready(url)
         threading.Thread(target=_warm, args=(url,), daemon=True).start()
-        process.wait()
-        raise server.ServerError(f"the server has ended: {server.why_ended(layout.server_config)}")
+        code = process.wait()
+        raise server.ServerError(f"the server has ended: {server.why_ended(layout.server_config, code)}")
 
 
 def _require_free(address: str, port: int, option: str) -> None:
@@ -51,13 +59,14 @@ def _require_free(address: str, port: int, option: str) -> None:
         try:
             probe.bind((address, port))
         except OSError as error:
+            option = "--listen" if error.errno == errno.EADDRNOTAVAIL else option
             raise server.ServerError(f"port {port} of {address}: {error.strerror}; name another with {option}") from None
 
 
 def _configure(layout: Layout, door: Door) -> None:
     """The server's configuration: the prefix's own, and over it the door's."""
     fragments, users = layout.server_config / "config.d", layout.server_config / "users.xml"
-    fragments.mkdir(parents=True, exist_ok=True)
+    fragments.mkdir(exist_ok=True)
     for path in fragments.iterdir():
         path.unlink()
     (layout.server_config / "config.xml").unlink(missing_ok=True)

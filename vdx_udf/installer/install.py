@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from vdx_udf import __version__, contract, settings
 from vdx_udf.errors import InstallError
@@ -25,6 +26,7 @@ from vdx_udf.installer.layout import Layout
 
 SCRIPTS = (*contract.FUNCTIONS, "vdx_worker.py")
 WORKER_CONFIG = "vdx_worker.json"
+_PATTERNS = "*?[{$\\"  # in the paths of its configuration ClickHouse takes them for patterns, and finds nothing there
 
 
 def render(layout: Layout, model: str, options: Sequence[str], index: str = settings.INDEX) -> dict[Path, tuple[bytes, int]]:
@@ -54,9 +56,10 @@ def _config(layout: Layout) -> str:
     text = (bundle_folder("functions") / "config.xml").read_text()
     embedded = ""
     if layout.data:
-        embedded = f"    <path>{layout.data}/</path>\n    <user_files_path>{layout.user_files}/</user_files_path>\n"
+        data, user_files = escape(str(layout.data)), escape(str(layout.user_files))
+        embedded = f"    <path>{data}/</path>\n    <user_files_path>{user_files}/</user_files_path>\n"
     for name, value in (("functions", layout.functions), ("user_scripts", layout.user_scripts)):
-        text = text.replace(f"@{name}@", str(value))
+        text = text.replace(f"@{name}@", escape(str(value)))
     handlers = "" if layout.data else explorer.http_handlers(has_others=_has_http_handlers(layout))
     return text.replace("@embedded@", embedded).replace("@http_handlers@", handlers)
 
@@ -118,6 +121,11 @@ def install(
     """
     if layout.owner and os.geteuid() != 0:
         raise InstallError("--user needs root: only root may give files to another user; run it with sudo")
+    for folder in (layout.functions, layout.user_scripts, layout.user_files, layout.state):
+        if found := [character for character in _PATTERNS if character in str(folder)]:
+            raise InstallError(
+                f"ClickHouse cannot work in {folder}: it takes {' '.join(found)} in a folder's name for a pattern; name another"
+            )
     files = render(layout, model, options, index)
     if not overwrite and not dry_run and (changed := changed_since(layout, files)):
         raise InstallError(
