@@ -48,6 +48,7 @@ def run(*command: object, mask: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.skipif(not LAPTOP.keys().isdisjoint(os.environ), reason="beneath a mask nobody knows what another one leaves")
 @pytest.mark.parametrize("name", MASKS)
 def test_a_precision_is_there_where_its_product_is_right(name):
     mask, bfloat16, wide = MASKS[name]
