@@ -28,7 +28,7 @@ MASKS = {  # and whether they leave bfloat16, and sums of 32 bits in products of
     "AVX512 without BF16": ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, True, True),
 }
 TESTS = ("encoder/test_model.py", "encoder/test_functions.py::test_lower_precisions_are_close_and_find_the_same")
-CHOSEN = "towers_compute or gate or chosen or weights_are or (lower_precisions and tiny)"
+CHOSEN = "towers_compute or gate or chosen or verdict or weights_are or (lower_precisions and tiny)"
 SAYS = """
 import torch
 from vdx_udf.encoder import processor, quantized
