@@ -218,6 +218,14 @@ def test_nothing_is_near_to_a_vector_without_a_direction(loaded, layout):
             call = ", ".join(f"{x} = {given[x]}" for x in dict.fromkeys(re.findall(r"\{(\w+):", text)))
             with pytest.raises(Exception, match="a vector that is zero or not finite has no direction"):
                 loaded.query(f"SELECT * FROM {name}({call})")
+    # A subquery's vector is empty while the INSERT is analysed.
+    loaded.command(
+        "INSERT INTO classifiers SELECT * FROM start_concept_like(concept = 'c', image_id = (SELECT min(id) FROM images))"
+    )
+    loaded.command(
+        "INSERT INTO classifiers SELECT * FROM start_concept_from(concept = 'd', vector = (SELECT vector FROM images ORDER BY id LIMIT 1))"
+    )
+    assert loaded.query("SELECT count(), uniqExact(weight) FROM classifiers").result_rows == [(2, 1)]
 
 
 def test_kept_pairs_and_neighbours_do_not_outlive_their_vectors(fresh_tables):
