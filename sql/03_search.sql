@@ -44,11 +44,10 @@ LIMIT {k:UInt32};
 -- search_vector(vector, k): the k images nearest to a vector, for example a classifier's weight.
 -- Example: SELECT * FROM search_vector(vector = encode_text('a red circle'), k = 9)
 CREATE OR REPLACE VIEW search_vector AS
-WITH (SELECT vdx_directed({vector:Array(Float32)})) AS target
 SELECT id, source, dataset, distance
 FROM
 (
-    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists, cosineDistance(vector, target) AS distance
+    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists, cosineDistance(vector, {vector:Array(Float32)}) AS distance
     FROM images
     ORDER BY distance
     LIMIT {k:UInt32} + (SELECT hidden FROM hidden_rows)
@@ -63,11 +62,10 @@ LIMIT {k:UInt32};
 -- search_vector.
 -- Example: SELECT * FROM search_vector_in(vector = encode_text('a red circle'), dataset = 'demo', k = 9)
 CREATE OR REPLACE VIEW search_vector_in AS
-WITH (SELECT vdx_directed({vector:Array(Float32)})) AS target
 SELECT id, source, dataset, distance
 FROM
 (
-    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists, cosineDistance(vector, target) AS distance
+    SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists, cosineDistance(vector, {vector:Array(Float32)}) AS distance
     FROM images
     WHERE dataset = {dataset:String}
     ORDER BY distance
@@ -153,7 +151,6 @@ LIMIT {k:UInt32};
 -- Example: SELECT * FROM search_vector_where(vector = encode_text('a red circle'), dataset = '', attribute = 'background', value = 'white', k = 9)
 CREATE OR REPLACE VIEW search_vector_where AS
 WITH
-    (SELECT vdx_directed({vector:Array(Float32)})) AS target,
     -- By one id in 1,024, which are hashes.
     (
         SELECT vdx_is_rare(countIf(attributes[{attribute:String}] = {value:String}), count(), {k:UInt32})
@@ -173,7 +170,7 @@ WITH
             FROM
             (
                 SELECT id, source, dataset, model, weights_hash, attributes, loaded_at, _row_exists,
-                    cosineDistance(vector, target) AS distance
+                    cosineDistance(vector, {vector:Array(Float32)}) AS distance
                 FROM images
                 WHERE NOT is_rare AND ({dataset:String} = '' OR dataset = {dataset:String})
                 ORDER BY distance
@@ -194,7 +191,7 @@ FROM
     WHERE length(near) = {k:UInt32}
     UNION ALL
     -- The sum keeps this branch from the index, which would look at the filter too late.
-    SELECT id, source, dataset, model, weights_hash, cosineDistance(vector, target) + 0 AS distance
+    SELECT id, source, dataset, model, weights_hash, cosineDistance(vector, {vector:Array(Float32)}) + 0 AS distance
     FROM images
     WHERE length(near) < {k:UInt32} AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
         AND ({dataset:String} = '' OR dataset = {dataset:String})

