@@ -104,6 +104,14 @@ CREATE OR REPLACE FUNCTION vdx_far AS (values) -> arrayMap(
 -- Example: SELECT vdx_normalize([3, 4])
 CREATE OR REPLACE FUNCTION vdx_normalize AS (vector) -> vector / if(L2Norm(vector) = 0, 1, L2Norm(vector));
 
+-- vdx_directed(vector): the vector itself; an error where it is zero or not finite, since nothing is nearer to such a one than anything else.
+-- (An empty one passes: it stands for a subquery's vector while ClickHouse analyses an INSERT.)
+-- Example: SELECT vdx_directed([3, 4])
+CREATE OR REPLACE FUNCTION vdx_directed AS (vector) -> arrayFilter(
+    given -> NOT throwIf(notEmpty(given) AND NOT isFinite(log(L2Norm(given))),
+        'a vector that is zero or not finite has no direction, so nothing is near to it'),
+    [vector])[1];
+
 -- vdx_jitter(vector, seed): the vector with each number moved by up to 0.2 %, always the same for a seed; length 1, cosine
 -- to the vector above 0.999999.
 -- Example: SELECT vdx_jitter([0.6, 0.8], 42)

@@ -1,5 +1,5 @@
 -- The schema's version, and the steps that bring tables made by an earlier version up to this one. Each can run again. A step may
--- add tables, views, and columns with a default, so that an earlier bundle works on the tables of a later one; but those that are
+-- add tables, views, constraints, and columns with a default, so that an earlier bundle works on the tables of a later one; but those that are
 -- filled by INSERT ... SELECT * keep their columns from version 1 on, or an earlier bundle's statements would not fit any more.
 
 -- schema_version: the versions of the schema that this database has been brought to, and when.
@@ -37,4 +37,7 @@ ALTER TABLE labels
 ALTER TABLE labels ADD CONSTRAINT IF NOT EXISTS box_lies_in_the_picture CHECK marked = (0, 0, 0, 0)
         OR (tupleElement(marked, 1) >= 0 AND tupleElement(marked, 2) >= 0 AND tupleElement(marked, 3) > 0 AND tupleElement(marked, 4) > 0
             AND tupleElement(marked, 1) + tupleElement(marked, 3) < 1.001 AND tupleElement(marked, 2) + tupleElement(marked, 4) < 1.001);
-INSERT INTO schema_version (version) SELECT arrayJoin([1, 2, 3, 4, 5]) AS done WHERE done NOT IN (SELECT version FROM schema_version);
+
+-- 6: vectors of length 1 alone. Rows that are there stay as they are.
+ALTER TABLE images ADD CONSTRAINT IF NOT EXISTS vector_norm CHECK abs(L2Norm(vector) - 1) < 0.01;
+INSERT INTO schema_version (version) SELECT arrayJoin([1, 2, 3, 4, 5, 6]) AS done WHERE done NOT IN (SELECT version FROM schema_version);

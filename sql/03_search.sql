@@ -327,6 +327,7 @@ LIMIT {k:UInt32};
 -- Example: SELECT * FROM search_filtered(vector = encode_text('a red circle'), datasets = [], any_of = map('background', ['white', 'black']), none_of = map('parity', ['1']), at_least = map('taken', '2024-01-01'), at_most = map('iso', '400'), caption = '', exclude = [], k = 9)
 CREATE OR REPLACE VIEW search_filtered AS
 WITH
+    (SELECT vdx_directed({vector:Array(Float32)})) AS target,
     -- By one id in 1,024, which are hashes.
     (
         SELECT vdx_is_rare(countIf(passes), count(), {k:UInt32})
@@ -347,7 +348,7 @@ WITH
             FROM
             (
                 SELECT id, source, dataset, model, weights_hash, caption, attributes, loaded_at, _row_exists,
-                    cosineDistance(vector, {vector:Array(Float32)}) AS distance
+                    cosineDistance(vector, target) AS distance
                 FROM images
                 WHERE NOT is_rare AND (empty({datasets:Array(String)}) OR has({datasets:Array(String)}, dataset))
                 ORDER BY distance
@@ -369,7 +370,7 @@ FROM
     WHERE length(near) = {k:UInt32}
     UNION ALL
     -- The sum keeps this branch from the index, which would look at the filter too late.
-    SELECT id, source, dataset, model, weights_hash, cosineDistance(vector, {vector:Array(Float32)}) + 0 AS distance
+    SELECT id, source, dataset, model, weights_hash, cosineDistance(vector, target) + 0 AS distance
     FROM images
     WHERE length(near) < {k:UInt32} AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)
         AND (empty({datasets:Array(String)}) OR has({datasets:Array(String)}, dataset))
@@ -387,11 +388,12 @@ LIMIT {k:UInt32};
 -- Example: SELECT * FROM search_page(vector = encode_text('a red circle'), dataset = '', k = 50, start = 100)
 CREATE OR REPLACE VIEW search_page AS
 WITH
+    (SELECT vdx_directed({vector:Array(Float32)})) AS target,
     (
         SELECT arraySort(hit -> (hit.6, hit.1), groupArray((id, source, dataset, model, weights_hash, distance)))
         FROM
         (
-            SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists, cosineDistance(vector, {vector:Array(Float32)}) AS distance
+            SELECT id, source, dataset, model, weights_hash, loaded_at, _row_exists, cosineDistance(vector, target) AS distance
             FROM images
             WHERE {dataset:String} = '' OR dataset = {dataset:String}
             ORDER BY distance
@@ -406,7 +408,7 @@ FROM
     SELECT hit.1 AS id, hit.2 AS source, hit.3 AS dataset, hit.4 AS model, hit.5 AS weights_hash, hit.6 AS distance, 0 AS stage
     FROM (SELECT arrayJoin(arraySlice(near, {start:UInt64} + 1, {k:UInt32})) AS hit)
     UNION ALL
-    SELECT id, source, dataset, model, weights_hash, cosineDistance(vector, {vector:Array(Float32)}) + 0 AS distance, 1 AS stage
+    SELECT id, source, dataset, model, weights_hash, cosineDistance(vector, target) + 0 AS distance, 1 AS stage
     FROM images
     WHERE {start:UInt64} + {k:UInt32} > length(near) AND id GLOBAL NOT IN (SELECT arrayJoin(near.1)) AND ({dataset:String} = '' OR dataset = {dataset:String})
         AND (id, loaded_at) GLOBAL NOT IN (SELECT id, loaded_at FROM superseded_images)

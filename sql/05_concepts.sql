@@ -53,13 +53,13 @@ LIMIT {n:UInt32};
 CREATE OR REPLACE VIEW start_near AS
 WITH
     (
-        SELECT if(
+        SELECT vdx_directed(if(
             {image_id:UInt64} = 0,
             {vector:Array(Float32)},
             (
                 SELECT groupArray(1)(vector)[1] FROM current_images WHERE id = {image_id:UInt64}
                 HAVING NOT throwIf({image_id:UInt64} != 0 AND count() = 0, 'no image has this image_id')
-            ))
+            )))
     ) AS target,
     (
         SELECT groupArray(toFloat64(dotProduct(vector, vdx_normalize(target))))

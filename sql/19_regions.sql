@@ -44,7 +44,7 @@ SELECT image_id, loaded_at, place FROM regions WHERE (image_id, loaded_at) GLOBA
 -- Example: SELECT * FROM search_vector_regions_where(vector = encode_text('a red circle'), dataset = '', attribute = '', value = '', k = 9)
 CREATE OR REPLACE VIEW search_vector_regions_where AS
 WITH
-    (SELECT {vector:Array(Float32)}) AS given,
+    (SELECT vdx_directed({vector:Array(Float32)})) AS given,
     least(1000, greatest(256, 8 * {k:UInt32})) AS depth,
     -- Both indexes' nearest, and the distance up to which nothing is missing from them. Each query stands once: where it is referred to,
     -- it is planned again.
@@ -128,7 +128,7 @@ LIMIT {k:UInt32};
 -- Example: SELECT * FROM search_vector_regions(vector = encode_text('a small red circle'), k = 9)
 CREATE OR REPLACE VIEW search_vector_regions AS
 WITH
-    (SELECT {vector:Array(Float32)}) AS given,
+    (SELECT vdx_directed({vector:Array(Float32)})) AS given,
     (
         SELECT groupArray((id, loaded_at, distance, box))
         FROM
@@ -180,7 +180,7 @@ FROM search_vector_regions(
 -- region_scores(vector, image_id): how near each part of an image is to a vector: "why this one" as a heat map.
 -- Example: SELECT box, distance FROM region_scores(vector = encode_text('a red circle'), image_id = 42) ORDER BY distance LIMIT 3
 CREATE OR REPLACE VIEW region_scores AS
-SELECT place, box, cosineDistance(vector, vdx_region_target({vector:Array(Float32)})) AS distance
+SELECT place, box, cosineDistance(vector, vdx_region_target(vdx_directed({vector:Array(Float32)}))) AS distance
 FROM regions
 WHERE image_id = {image_id:UInt64} AND (image_id, loaded_at) GLOBAL IN (SELECT id, loaded_at FROM current_images WHERE id = {image_id:UInt64})
 ORDER BY place

@@ -111,4 +111,4 @@ DIMENSION = 512  # of the default model; `vdx install` writes another model's ow
 # (docs/clusters.md). b1, a bit a number, finds half of CLIP's neighbours at best: refused.
 INDEX = "bf16,32,128"
 QUANTIZATIONS = ("f32", "f16", "bf16", "i8")
-SCHEMA_VERSION = 5  # the last step of sql/02_upgrade.sql
+SCHEMA_VERSION = 6  # the last step of sql/02_upgrade.sql

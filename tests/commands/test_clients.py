@@ -282,9 +282,7 @@ def test_the_client_for_javascript(up, table, parquet, tmp_path, request):
         pytest.skip(f"npm cannot install @clickhouse/client: {installed.stderr.strip()[-200:]}")
     request.getfixturevalue("taken")
     (tmp_path / "use.mjs").write_text(NODE)
-    done = subprocess.run(
-        ["node", "use.mjs", up.url, table, parquet], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(["node", "use.mjs", up.url, table, parquet], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [{"id": "1", "name": "x"}, {"id": "2", "name": "ü"}]
     answer = json.loads(done.stdout)

@@ -28,7 +28,7 @@ MASKS = {  # and whether they leave bfloat16, and sums of 32 bits in products of
     "AVX512 without BF16": ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, True, True),
 }
 TESTS = ("encoder/test_model.py", "encoder/test_functions.py::test_lower_precisions_are_close_and_find_the_same")
-CHOSEN = "towers_compute or gate or chosen or weights_are or (lower_precisions and tiny)"
+CHOSEN = "towers_compute or gate or chosen or verdict or weights_are or (lower_precisions and tiny)"
 SAYS = """
 import torch
 from vdx_udf.encoder import processor, quantized
@@ -48,6 +48,7 @@ def run(*command: object, mask: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.skipif(not LAPTOP.keys().isdisjoint(os.environ), reason="beneath a mask nobody knows what another one leaves")
 @pytest.mark.parametrize("name", MASKS)
 def test_a_precision_is_there_where_its_product_is_right(name):
     mask, bfloat16, wide = MASKS[name]

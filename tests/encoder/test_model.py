@@ -261,7 +261,7 @@ def test_a_verdict_is_remembered_and_not_believed_blindly(tmp_path, monkeypatch)
     file = tmp_path / "encoder.verdict"
     first = Clip("vdx-tiny", verdicts=file)
     again = Clip("vdx-tiny", verdicts=file)
-    assert judged == [64, 32]
+    assert judged == ([3, 2] if candidates("auto", first.device) == ["float32"] else [64, 32])  # float32 alone needs no gate
     assert (again.precision, again.parity, again.precision_reason) == (first.precision, first.parity, first.precision_reason)
     file.write_text(file.read_text().replace(first.weights_hash, "0123456789abcdef"))
     assert Clip("vdx-tiny", verdicts=file).precision_reason == first.precision_reason

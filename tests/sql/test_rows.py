@@ -13,6 +13,7 @@ from tests.conftest import put, vdx
 from vdx_udf import engine
 from vdx_udf.commands.doctor import examine
 from vdx_udf.commands.reference import sql_objects
+from vdx_udf.statements import statements_of
 from vdx_udf.tiny.pictures import draw, sample_picture
 
 QUERIES = ("a red circle", "two blue hearts", "a green star", "a yellow square", "a large triangle", "a small dot")
@@ -183,6 +184,50 @@ def test_rows_inserted_straight_into_images_replace_each_other_too(fresh_tables)
         "INSERT INTO images SELECT * REPLACE(loaded_at - 1 AS loaded_at, encode_text('old')::Array(Float32) AS vector) FROM current_images"
     )
     assert client.query("SELECT vector = encode_text('three') FROM current_images").result_rows == [(1,)]
+
+
+@pytest.mark.parametrize("factor", ["0", "1.02", "10", "1e38"])
+def test_vectors_that_would_be_scored_wrong_are_refused(fresh_tables, layout, factor):
+    """Zeros have no distance, and longer ones than 1 come first among inner products; tables of before learn it by the upgrade."""
+    client = fresh_tables
+    client.command("ALTER TABLE images DROP CONSTRAINT vector_norm")
+    for statement in statements_of(layout.sql / "02_upgrade.sql"):
+        client.command(engine.placed(client, statement))
+    insert = (
+        "INSERT INTO images (source, dataset, model, vector)"
+        f" SELECT 'x', 'd', 'vdx-tiny', arrayMap(x -> toFloat32(x * {factor}), encode_text('a circle'))"
+    )
+    with pytest.raises(Exception, match="vector_norm"):
+        client.command(insert)
+    assert client.query("SELECT count() FROM images").result_rows == [(0,)]
+    client.command(insert.replace(f"* {factor}", "* 1.005"))
+    assert client.query("SELECT count() FROM images").result_rows == [(1,)]
+
+
+def test_nothing_is_near_to_a_vector_without_a_direction(loaded, layout):
+    takes_one = [
+        (each.name, made.group(1))
+        for file in sorted(layout.sql.glob("*.sql"))
+        for each in sql_objects(file)
+        if (made := re.search(rf"VIEW {each.name} AS\n(.*?);$", file.read_text(), re.M | re.S)) and "{vector:" in made.group(1)
+    ]
+    assert len(takes_one) > 8
+    for name, text in takes_one:
+        if name in ("search_vector", "search_vector_in", "search_vector_where"):
+            continue  # asking costs them 2 ms of 14: docs/limits.md
+        for number in ("0", "nan", "1e38"):
+            given = PARAMETERS | {"vector": f"arrayWithConstant(512, toFloat32({number}))", "image_id": "0", "k": "2000"}
+            call = ", ".join(f"{x} = {given[x]}" for x in dict.fromkeys(re.findall(r"\{(\w+):", text)))
+            with pytest.raises(Exception, match="a vector that is zero or not finite has no direction"):
+                loaded.query(f"SELECT * FROM {name}({call})")
+    # A subquery's vector is empty while the INSERT is analysed.
+    loaded.command(
+        "INSERT INTO classifiers SELECT * FROM start_concept_like(concept = 'c', image_id = (SELECT min(id) FROM images))"
+    )
+    loaded.command(
+        "INSERT INTO classifiers SELECT * FROM start_concept_from(concept = 'd', vector = (SELECT vector FROM images ORDER BY id LIMIT 1))"
+    )
+    assert loaded.query("SELECT count(), uniqExact(weight) FROM classifiers").result_rows == [(2, 1)]
 
 
 def test_kept_pairs_and_neighbours_do_not_outlive_their_vectors(fresh_tables):
