@@ -72,6 +72,8 @@ def test_folders_and_models_have_tables_of_their_own(tmp_path):
     prefixes = {prefix_of(folder, model) for folder in (one, other) for model in ("vdx-tiny", "ViT-B-32/openai")}
     assert len(prefixes) == 4
     assert {prefix.name.rpartition("-")[0] for prefix in prefixes} == {"holiday"}
+    odd = os.fsdecode(b"[5$] {a,b}* \\ \xff\n?")
+    assert prefix_of(tmp_path / odd, "vdx-tiny").name.rpartition("-")[0] == "_5_] _a,b}_ _ ___"
 
 
 def test_what_cannot_be_opened_is_said_at_once(tmp_path):

@@ -14,14 +14,15 @@ from vdx_udf.commands.up import serve
 from vdx_udf.errors import VdxError
 from vdx_udf.installer import explorer, weights
 from vdx_udf.installer.install import install
-from vdx_udf.installer.layout import Layout
+from vdx_udf.installer.layout import PATTERNS, Layout
 
 
 def prefix_of(folder: Path, model: str) -> Path:
     """Where the tables of a folder's pictures lie: in the user's data folder, one prefix for each folder and model."""
     key = sha256(f"{folder}\0{model}".encode("utf-8", "surrogateescape")).hexdigest()[:8]
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return data / "vdx-udf" / f"{folder.name or 'root'}-{key}"
+    name = "".join(each if each.isprintable() and each not in PATTERNS else "_" for each in folder.name)
+    return data / "vdx-udf" / f"{name or 'root'}-{key}"
 
 
 def open_folder(folder: Path, model: str, port: int) -> None:

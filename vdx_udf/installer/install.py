@@ -22,11 +22,10 @@ from vdx_udf import __version__, contract, settings
 from vdx_udf.errors import InstallError
 from vdx_udf.installer import cluster, explorer, functions_xml
 from vdx_udf.installer.bundle import bundle_folder, with_dimension, with_index, with_renewed_views
-from vdx_udf.installer.layout import Layout
+from vdx_udf.installer.layout import PATTERNS, Layout
 
 SCRIPTS = (*contract.FUNCTIONS, "vdx_worker.py")
 WORKER_CONFIG = "vdx_worker.json"
-_PATTERNS = "*?[{$\\"  # in the paths of its configuration ClickHouse takes them for patterns, and finds nothing there
 
 
 def render(layout: Layout, model: str, options: Sequence[str], index: str = settings.INDEX) -> dict[Path, tuple[bytes, int]]:
@@ -122,7 +121,7 @@ def install(
     if layout.owner and os.geteuid() != 0:
         raise InstallError("--user needs root: only root may give files to another user; run it with sudo")
     for folder in (layout.functions, layout.user_scripts, layout.user_files, layout.state):
-        if found := [character for character in _PATTERNS if character in str(folder)]:
+        if found := [character for character in PATTERNS if character in str(folder)]:
             raise InstallError(
                 f"ClickHouse cannot work in {folder}: it takes {' '.join(found)} in a folder's name for a pattern; name another"
             )
