@@ -64,7 +64,7 @@ WITH
             arraySlice(near_ids, 1, 5 * {k:UInt32}) AS diverse_ids
         FROM
         (
-            SELECT id, source, dataset, vector, ifNotFinite(cosineDistance(vector, current.1), 1) AS distance, -- of a vector of zeros, none
+            SELECT id, source, dataset, vector, cosineDistance(vector, current.1) AS distance,
                 id GLOBAL NOT IN (SELECT image_id FROM judged) AS is_new,
                 is_new AND id GLOBAL IN (SELECT id FROM any_images) AS is_random,
                 -- A random one may be among the nearest too: no farther than the farthest of those.

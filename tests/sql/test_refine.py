@@ -259,16 +259,6 @@ def test_a_table_that_runs_out_gives_what_it_has(fresh_tables):
     few.refine()
 
 
-def test_vectors_of_zeros_have_a_distance_and_a_probability(fresh_tables):
-    vectors = np.zeros((20, 512), np.float32)
-    blank = World(fresh_tables, vectors, np.arange(20) < 10, unit(np.ones(512)), put(fresh_tables, vectors))
-    blank.label([1, 12])
-    blank.refine()
-    rows = blank.rows("SELECT distance, probability FROM next_to_label(concept = 'wanted', k = 5)")
-    assert rows
-    assert all(distance == 1 and 0 <= probability <= 1 for distance, probability in rows)
-
-
 def test_near_duplicates_of_judged_and_listed_images_are_left_out(world):
     best = np.argsort(-world.vectors @ world.text)[:3]
     copies = put(world.client, unit(world.vectors[best] + 0.001), dataset="copies")
