@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS images
     size UInt64,                                     -- of the picture's bytes, where they were given
     loaded_at DateTime64(3) DEFAULT nowInBlock64(3), -- of two rows of an id the later one counts
     CONSTRAINT vector_length CHECK length(vector) = 512 /* dimension */,
-    CONSTRAINT vector_norm CHECK abs(L2Norm(vector) - 1) < 0.01, -- others would be scored wrong: vdx_normalize(vector) scales one
+    -- Others would be scored wrong: vdx_normalize(vector) scales one.
+    CONSTRAINT vector_norm CHECK abs(L2Norm(vector) - 1) < 0.01,
     -- Cosine; quantization, M and ef_construction as `vdx install --index` says.
     INDEX vector_index vector TYPE vector_similarity('hnsw', 'cosineDistance', 512 /* dimension */, 'bf16', 32, 128 /* index */)
 )
