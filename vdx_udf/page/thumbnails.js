@@ -55,20 +55,22 @@ async function makeSome() {
   while (toMake.length) {
     const some = wanted(toMake.splice(0, MADE_AT_A_TIME));
     if (!some.length) continue;
-    await keep(some);
-    const failed = await give(some, statements.imageThumbnails);
+    const left = (await keep(some)) ? await give(some, statements.keptThumbnails) : some;
+    const failed = await give(left, statements.imageThumbnails);
     await Promise.all(failed.map(makeAlone));
   }
 }
 
+/** Whether they were made to be kept, as far as the encoder can read them. */
 async function keep(some) {
-  if (!mayKeep) return;
+  if (!mayKeep) return false;
   try {
     await run(statements.keepThumbnails(idsOf(some)), { isPicture: true });
   } catch (error) {
     if (!(error instanceof SqlError)) throw error;
     mayKeep = false; // a user without the right to write: they are made each time
   }
+  return mayKeep;
 }
 
 const idsOf = (some) => [...new Set(some.map(({ row }) => BigInt(row.id)))];
