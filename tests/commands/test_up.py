@@ -359,7 +359,7 @@ def other_machine():
 
 FROM_OUTSIDE = """
 import json, sys, urllib.request
-from clickhouse_driver import Client, errors
+from clickhouse_driver import Client
 url, host, native_port = sys.argv[1:]
 people = [("", ""), ("default", ""), ("ann", ""), ("ann", "secret!"), ("ann", "secret")]
 answers = []

@@ -118,7 +118,6 @@ def serve(path, model: str, folders, idle_seconds, member, **service) -> None:
         allowed = [argument for folder in folders for argument in ("--allow", str(folder))]
         same = ["--socket", str(path), "--model", model, *_service_arguments(**service | {"devices": ()})]
         listener.run([*same, *allowed], devices)
-    os.environ.setdefault("GOMP_SPINCOUNT", settings.SPIN_COUNT)  # read when torch is loaded
     from vdx_udf.encoder.imports import only_what_answers_need
 
     with only_what_answers_need(model):

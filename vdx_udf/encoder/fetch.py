@@ -4,16 +4,13 @@
 which every machine has: the hash is the same in every precision, and a GPU need not be here yet.
 """
 
-import os
 import sys
 
-from vdx_udf import settings
 from vdx_udf.encoder.imports import only_what_answers_need
 from vdx_udf.errors import ModelError
 
 if __name__ == "__main__":
     name, *weights_hash = sys.argv[1:]
-    os.environ.setdefault("GOMP_SPINCOUNT", settings.SPIN_COUNT)  # read when torch is loaded
     with only_what_answers_need(name):
         from vdx_udf.encoder.model import Clip
     try:

@@ -1,11 +1,13 @@
 """What open_clip imports on its way and a model's answers do not need, left out: most of the time to the first answer."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+from vdx_udf import settings
 from vdx_udf.encoder.model_name import config_file
 
 
@@ -19,6 +21,7 @@ def only_what_answers_need(model: str) -> Iterator[None]:
     Measured on a 2-core AMD EPYC (Zen 4), of 4.4 s of processor time and 870 MB: transformers 0.6 s, timm 0.3, the models 0.1,
     the compiler 1.5, uploads and operators 0.15.
     """
+    os.environ.setdefault("GOMP_SPINCOUNT", settings.SPIN_COUNT)  # read when torch is loaded, which open_clip does
     left_out: dict = dict.fromkeys(_packages_of_other_models(model))  # an import of None raises ImportError
     without = {
         "torchvision.ops._register_onnx_ops": {"_register_custom_op": lambda: None},
